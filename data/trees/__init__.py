@@ -1,0 +1,1 @@
+"""A model writes down what it knows as a tree of dialogues."""

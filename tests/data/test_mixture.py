@@ -1,0 +1,59 @@
+"""Orders of samples: shares, passes, seeds."""
+
+import numpy as np
+import pytest
+
+from data.mixture import Source, mix, samples_per_epoch
+
+PICTURES = Source(name="pictures", size=30)
+TEXT = Source(name="text", size=10, text_only=True)
+
+
+def test_one_epoch_shows_every_record_exactly_once() -> None:
+    order = mix([PICTURES, TEXT], 40, seed=0)
+    assert len({tuple(position) for position in order.positions.tolist()}) == 40
+    assert order.epochs == (1.0, 1.0)
+
+
+def test_every_batch_has_its_share_of_text() -> None:
+    batches = mix([PICTURES, TEXT], 1600, seed=0, text_share=0.3).positions[:, 0].reshape(-1, 16)
+    text = (batches == 1).sum(axis=1)
+    assert set(text.tolist()) == {4, 5}
+    assert text.sum() == 480
+
+
+def test_a_weight_of_two_shows_records_twice_as_often() -> None:
+    order = mix([PICTURES, Source(name="more", size=30, weight=2.0)], 900, seed=0)
+    assert order.epochs == (10.0, 20.0)
+
+
+def test_each_pass_over_a_source_is_a_new_permutation_of_all_of_it() -> None:
+    records = mix([PICTURES], 60, seed=0).positions[:, 1]
+    assert sorted(records[:30]) == sorted(records[30:]) == list(range(30))
+    assert records[:30].tolist() != records[30:].tolist()
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    assert mix([PICTURES, TEXT], 100, seed=3).sha256 == mix([PICTURES, TEXT], 100, seed=3).sha256
+    assert mix([PICTURES, TEXT], 100, seed=3).sha256 != mix([PICTURES, TEXT], 100, seed=4).sha256
+
+
+def test_a_longer_run_begins_like_a_shorter_one() -> None:
+    short, long = (mix([PICTURES, TEXT], samples, seed=0).positions for samples in (50, 500))
+    assert np.array_equal(short, long[:50])
+
+
+def test_an_epoch_with_a_fixed_share_of_text_shows_each_picture_once() -> None:
+    assert samples_per_epoch([PICTURES, TEXT], 0.25) == 40
+    assert mix([PICTURES, TEXT], 40, seed=0, text_share=0.25).epochs == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(("sources", "share"), [([PICTURES], 0.2), ([TEXT], 0.8)])
+def test_a_share_that_no_source_can_meet_is_an_error(sources: list[Source], share: float) -> None:
+    with pytest.raises(ValueError, match=r"data\.text_share is .*no source is"):
+        mix(sources, 10, seed=0, text_share=share)
+
+
+def test_an_empty_source_is_an_error_that_names_it() -> None:
+    with pytest.raises(ValueError, match="nothing has no records"):
+        mix([Source(name="nothing", size=0)], 10, seed=0)
