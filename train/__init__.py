@@ -1,0 +1,1 @@
+"""The layer that knows everything: recipes, runs, evaluation and the command line."""

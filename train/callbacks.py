@@ -1,0 +1,95 @@
+"""What happens beside the steps: metrics on disk, a progress bar, checkpoints, a stop at a broken loss."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+
+class Metrics(TrainerCallback):
+    """Appends a line for each logged step to metrics.jsonl and keeps the losses.
+
+    Args:
+        path: The file, begun anew; None on processes that write nothing.
+        tokens: For each step, real tokens (no padding) in its batch, int64 [steps].
+    """
+
+    def __init__(self, path: Path | None, tokens: np.ndarray) -> None:
+        self.losses: list[float] = []
+        self._seen = np.cumsum(tokens)
+        self._start = time.perf_counter()
+        self._file = (path or Path(os.devnull)).open("w", encoding="utf-8", buffering=1)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._start = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" not in logs:  # the Trainer's summary at the end
+            return
+        step = state.global_step
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"the loss is {logs['loss']} at step {step}; lower train.learning_rate, "
+                f"or look for a broken record in the data (earlier steps: {self._file.name})"
+            )
+        self.losses.append(logs["loss"])
+        line = {
+            "step": step,
+            "loss": logs["loss"],
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            "tokens": int(self._seen[step - 1]),
+            "seconds": round(time.perf_counter() - self._start, 3),
+        }
+        self._file.write(json.dumps(line) + "\n")
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; safe to call twice."""
+        self._file.close()
+
+
+class Progress(TrainerCallback):
+    """A bar with time left and the running loss."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=state.max_steps, desc=self._name, unit="step", mininterval=0.5, dynamic_ncols=True)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if self._bar is not None and "loss" in logs:
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class SaveEvery(TrainerCallback):
+    """Calls `save(step)` after every so many steps, the last one left out: the run saves that itself."""
+
+    def __init__(self, every: int, save: Callable[[int], Any]) -> None:
+        self._every, self._save = every, save
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % self._every == 0 and state.global_step < state.max_steps:
+            self._save(state.global_step)

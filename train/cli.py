@@ -1,0 +1,138 @@
+"""The `perennial` command line: a table of sub-commands, each imported only when it is called."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DONE, FAILED, WRONG_REQUEST, RESUMABLE = 0, 1, 2, 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One sub-command; its module offers `<prefix>add_arguments(parser)` and `<prefix>run(arguments) -> exit code`."""
+
+    help: str
+    example: str
+    module: str
+    prefix: str = ""
+
+
+COMMANDS = {
+    "train": Command(
+        help="tune a model as a recipe says",
+        example="perennial train train/recipes/counting.yaml --train.learning_rate 3e-4",
+        module="train.command",
+    ),
+    "generate": Command(
+        help="let a model write down what it knows, as trees of dialogues",
+        example="perennial generate train/recipes/tree_demo.yaml",
+        module="train.generate",
+    ),
+    "evaluate": Command(
+        help="measure what a model has learned and what it has lost",
+        example="perennial evaluate runs/counting/checkpoints/step-120 --suite SUITE.yaml",
+        module="train.evaluate.command",
+    ),
+    "report": Command(
+        help="put evaluated runs side by side in one HTML page",
+        example="perennial report runs/base runs/counting",
+        module="train.evaluate.command",
+        prefix="report_",
+    ),
+    "demo": Command(help="show all of it in a few minutes, without a GPU", example="perennial demo", module="train.demo"),
+    "base": Command(help="make the Terrarium's base model again", example="perennial base", module="train.base"),
+    "terrarium": Command(help="write the Terrarium's data to disk", example="perennial terrarium FOLDER", module="train.terrarium"),
+}
+
+DESCRIPTION = "Teaches LLaVA-style models new skills while keeping the old ones."
+EPILOG = """\
+Begin with:  perennial demo
+Exit codes:  0 done, 1 the work failed, 2 the request was wrong, 75 stopped on request, to be continued
+Set PERENNIAL_DEBUG=1 to see where an error comes from."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one sub-command; gives the exit code."""
+    words = _without_launcher_words(sys.argv[1:] if arguments is None else arguments)
+    known = _parser().parse_known_args(words[:1])[0] if words else None
+    if known is None or known.command is None:
+        _parser().print_help()
+        return DONE if words else WRONG_REQUEST
+    command = COMMANDS[known.command]
+    try:
+        return _run(known.command, command, words[1:])
+    except (ValueError, FileNotFoundError) as error:
+        return _fail(error, WRONG_REQUEST)
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(interrupt)
+    except Exception as error:  # noqa: BLE001 - the last door: everything else is a failure of the work, told in one line
+        return _fail(error, FAILED)
+
+
+def _run(name: str, command: Command, words: Sequence[str]) -> int:
+    module = importlib.import_module(command.module)
+    parser = argparse.ArgumentParser(
+        prog=f"perennial {name}",
+        description=f"{command.help[0].upper()}{command.help[1:]}.",
+        epilog=f"example:\n  {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    getattr(module, f"{command.prefix}add_arguments")(parser)
+    words, overrides = _split_overrides(words)
+    parsed = parser.parse_args(words)
+    if overrides and not hasattr(parsed, "overrides"):
+        parser.error(f"this command takes no recipe, so it has nothing to override: {' '.join(overrides)}")
+    if overrides:
+        parsed.overrides = [*overrides, *parsed.overrides]
+    return int(getattr(module, f"{command.prefix}run")(parsed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="perennial", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands (each has its own --help)")
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help, add_help=False)
+    return parser
+
+
+def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Parts `--section.key value` and `--section.key=value` from the other words; argparse knows no open set of options."""
+    others, overrides, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not (word.startswith("--") and "." in word.partition("=")[0]):
+            others.append(word)
+            continue
+        overrides.append(word)
+        if "=" not in word and rest:
+            overrides.append(rest.pop(0))
+    return others, overrides
+
+
+def _without_launcher_words(words: Sequence[str]) -> list[str]:
+    """Leaves out `--local_rank=N`, which the deepspeed launcher adds; ranks are read from the environment."""
+    return [word for word in words if not word.startswith(("--local_rank=", "--local-rank="))]
+
+
+def _fail(error: Exception, code: int) -> int:
+    if os.environ.get("PERENNIAL_DEBUG"):
+        raise error
+    kind = "" if code == WRONG_REQUEST else f"{type(error).__name__}: "
+    print(f"perennial: {kind}{error}", file=sys.stderr)
+    if code == FAILED:
+        print("Set PERENNIAL_DEBUG=1 to see where it comes from.", file=sys.stderr)
+    return code
+
+
+def _interrupted(interrupt: KeyboardInterrupt) -> int:
+    """Commands that can go on where they stopped raise KeyboardInterrupt with a message that says how."""
+    if os.environ.get("PERENNIAL_DEBUG"):
+        raise interrupt
+    message = str(interrupt)
+    print(f"\nperennial: stopped{'; ' + message if message else ''}", file=sys.stderr)
+    return RESUMABLE if message else FAILED

@@ -1,0 +1,29 @@
+"""The `perennial train` sub-command."""
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what `perennial train` takes."""
+    parser.add_argument("recipe", help="YAML file with the sections model, data, train, and the folder to write as `output`")
+    parser.add_argument("--output", metavar="DIR", help="run folder to write, in place of the recipe's")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished run in the output folder")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="--section.key value", help="replace values of the recipe, e.g. --train.steps 10"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains as the recipe says; prints where the checkpoint lies."""
+    from train.config import load_recipe
+
+    recipe = load_recipe(arguments.recipe, [*arguments.overrides, *([f"--output={arguments.output}"] if arguments.output else [])]).need(
+        "model", "data", "output"
+    )
+
+    from train.run import train  # torch, transformers, deepspeed: only once the recipe is known to be right
+
+    result = train(recipe, overwrite=arguments.overwrite)
+    print(f"checkpoint: {result.checkpoint} ({result.seconds:.0f} s)", file=sys.stderr)
+    return 0

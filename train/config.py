@@ -1,0 +1,174 @@
+"""Recipes: YAML files checked into frozen config objects."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data.config import DataConfig
+from data.terrarium.base import BUILT_IN, resolve
+from data.trees.plan import TreeConfig
+from model.config import ModelConfig
+from train.explain import explain
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class TrainConfig(BaseModel):
+    """The `train` section of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str = Field("skill", description="what this training is called in the run's records")
+    learning_rate: float = Field(5e-6, gt=0, description="peak learning rate")
+    batch_size: int = Field(32, ge=1, description="samples in one optimizer step, over all processes")
+    micro_batch_size: int | None = Field(None, ge=1, description="samples in one forward pass of one process; None: no accumulation")
+    steps: int | None = Field(None, ge=1, description="optimizer steps; None: as many as `epochs` needs")
+    epochs: float = Field(1.0, gt=0, description="passes over the data; without effect when `steps` is given")
+    zero: Literal["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"] = Field(
+        "zero2", description="file in zero_configs/"
+    )
+    seed: int = Field(0, ge=0, description="draws the order of the data, a fresh projector, dropout")
+    warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, on matrices only")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the computation")
+    matmul_precision: Literal["highest", "high", "medium"] = Field("highest", description="of float32 products; medium: bf16 inside")
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints; None: at the end alone")
+    save_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of the saved weights")
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> "TrainConfig":
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+        return self
+
+
+class Recipe(BaseModel):
+    """A whole recipe; a command asks for the sections that it needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelConfig | None = Field(None, description="what to load or assemble, what to train")
+    data: DataConfig | None = Field(None, description="what to train on")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="how to train")
+    tree: TreeConfig | None = Field(None, description="which dialogues to grow")
+    output: str | None = Field(None, description="folder to write")
+
+    def need(self, *sections: str) -> "Recipe":
+        """Gives the recipe back if it has these sections; else a ValueError names the first that is missing."""
+        for section in sections:
+            if getattr(self, section) is None:
+                raise ValueError(f"{section}: missing in the recipe; this command needs {', '.join(sections)}")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> Recipe:
+    """Reads a YAML recipe, applies `--section.key value` overrides, checks everything.
+
+    Args:
+        path: The file.
+        overrides: Words of the command line: "--train.learning_rate", "1e-3" or "--train.learning_rate=1e-3".
+        check_files: Whether data files and model folders must exist.
+
+    Raises:
+        FileNotFoundError: The recipe, a data file or a model folder does not exist.
+        ValueError: The recipe is wrong; the message has the dotted path, what was found, what was expected, the nearest name.
+    """
+    values = _read(Path(path))
+    for key, value in _pairs(overrides):
+        _set(values, key, value)
+    return make_recipe(values, where=str(path), check_files=check_files)
+
+
+def make_recipe(values: dict[str, Any], where: str = "recipe", *, check_files: bool = True) -> Recipe:
+    """Checks plain values into a recipe; built-in model names become folders. `load_recipe` says what is raised."""
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error, Recipe)}") from None
+    if recipe.model is not None:
+        folders = {name: str(resolve(value)) for name in ("base", "vision", "language") if (value := getattr(recipe.model, name))}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=folders)})
+    if check_files:
+        _check_files(recipe, where)
+    return recipe
+
+
+def _check_files(recipe: Recipe, where: str) -> None:
+    for number, source in enumerate(recipe.data.sources if recipe.data else ()):
+        if not Path(source.path).exists():
+            raise FileNotFoundError(f"{where}: data.sources.{number}.path: {source.path} does not exist{_near(Path(source.path))}")
+    for name in ("base", "vision", "language"):
+        folder = getattr(recipe.model, name, None)
+        if folder is not None and not (Path(folder) / "config.json").is_file():
+            what = "holds no config.json" if Path(folder).is_dir() else "does not exist"
+            raise FileNotFoundError(
+                f"{where}: model.{name}: {folder} {what}; give a folder saved in transformers' format, or one of {', '.join(BUILT_IN)}"
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe {path} does not exist{_near(path)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected sections ({', '.join(Recipe.model_fields)}), got {type(values).__name__}")
+    return values
+
+
+def _near(path: Path) -> str:
+    """A hint at the file that was probably meant: beside the wrong name, or among the recipes."""
+    folders = [folder for folder in (path.parent, RECIPES) if folder.is_dir()]
+    for folder in folders:
+        near = difflib.get_close_matches(path.name, [one.name for one in folder.iterdir()], n=1)
+        if near:
+            return f"; did you mean {folder / near[0]}?"
+    return "; check the path (it is relative to the folder that you are in)"
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, Any]]:
+    pairs, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"got {word!r} on the command line, expected --section.key value, such as --train.learning_rate 1e-3")
+        key, found, value = word[2:].partition("=")
+        if not found:
+            if not rest:
+                raise ValueError(f"--{key} has no value; write --{key} VALUE")
+            value = rest.pop(0)
+        pairs.append((key, yaml.safe_load(value)))
+    return pairs
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key; numbers count into lists."""
+    node: Any = values
+    *path, last = key.split(".")
+    for word in path:
+        if isinstance(node, list):
+            node = node[_index(node, word, key)]
+            continue
+        if node.get(word) is None:
+            node[word] = {}
+        node = node[word]
+        if not isinstance(node, dict | list):
+            raise ValueError(f"--{key}: {word} is a plain value ({node!r}), so it has no keys")
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _index(node: list[Any], word: str, key: str) -> int:
+    if not word.isdigit() or int(word) >= len(node):
+        raise ValueError(f"--{key}: expected a number from 0 to {len(node) - 1} in place of {word!r}")
+    return int(word)

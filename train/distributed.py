@@ -1,0 +1,74 @@
+"""The only file that imports torch.distributed or deepspeed: processes, their ranks, the engine's settings."""
+
+import json
+import logging
+import os
+import socket
+import warnings
+from pathlib import Path
+from typing import Any
+
+ZERO_CONFIGS = Path(__file__).parents[1] / "zero_configs"
+
+
+def start() -> None:
+    """Joins the process group; a process without a launcher makes a group of its own.
+
+    May be called any number of times in one process: all runs in it share the group.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if "RANK" not in os.environ:
+        alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        for name, value in alone.items():
+            os.environ.setdefault(name, value)
+    _quieten()
+    import deepspeed
+
+    if not torch.cuda.is_available():
+        # DeepSpeed would compile its shared-memory collectives at the first start: a minute, with a C++ compiler needed.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def zero_config(name: str) -> dict[str, Any]:
+    """The DeepSpeed settings in zero_configs/NAME.json; every value "auto" is filled by the Trainer."""
+    return dict(json.loads((ZERO_CONFIGS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def forget_previous_run() -> None:
+    """Clears what transformers and accelerate remember of an earlier training in this process."""
+    from accelerate.state import AcceleratorState, GradientState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def world_size() -> int:
+    """Number of processes in the group."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process writes files and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _quieten() -> None:
+    """DeepSpeed logs a page at every start; warnings stay."""
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found": true, harmless
+    warnings.filterwarnings("ignore", module=r"deepspeed\..*", category=FutureWarning)

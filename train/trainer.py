@@ -1,0 +1,146 @@
+"""transformers' Trainer with our order, loss, optimizer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from data.collate import Collator
+from data.dataset import MixedDataset
+from train.config import TrainConfig
+from train.losses import cross_entropy, predicting_positions
+from train.optim import build_optimizer
+
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+
+def arguments(config: TrainConfig, *, steps: int, processes: int, deepspeed: dict[str, Any], folder: str) -> TrainingArguments:
+    """The Trainer's settings for a recipe's `train` section.
+
+    Raises:
+        ValueError: The batch does not divide among the processes and their micro batches.
+    """
+    micro = config.micro_batch_size or max(1, config.batch_size // processes)
+    accumulation, rest = divmod(config.batch_size, micro * processes)
+    if rest or accumulation == 0:
+        needed = f"{micro} (micro_batch_size) x {processes} (processes)"
+        raise ValueError(f"train.batch_size {config.batch_size} is not a multiple of {needed}; change one of them")
+    return TrainingArguments(
+        output_dir=folder,
+        deepspeed=deepspeed,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=accumulation,
+        max_steps=steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        warmup_steps=round(config.warmup_share * steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        bf16=config.precision == "bf16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide a broken loss behind an average
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        log_level="error",
+    )
+
+
+class MixtureTrainer(Trainer):
+    """Trains on a planned order of samples, the loss summed over its tokens and divided by their number in the global batch.
+
+    Args:
+        model: A LLaVA-style model, or a text-only causal model.
+        config: The recipe's `train` section.
+        args: From `arguments`.
+        dataset: The samples, in order.
+        collator: Makes batches of them.
+        callbacks: Called beside the steps.
+    """
+
+    # The loss is divided by the number of tokens of the whole step, so accumulation must not divide it again.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        config: TrainConfig,
+        args: TrainingArguments,
+        dataset: MixedDataset,
+        collator: Collator,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        self.config = config
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator, callbacks=callbacks)
+        from transformers.trainer_callback import PrinterCallback
+
+        self.remove_callback(PrinterCallback)
+        self._image_shape = _image_shape(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over the trainable parameters, in the groups of train/optim.py."""
+        optimizer: torch.optim.Optimizer | None = self.optimizer
+        if optimizer is None:
+            self.optimizer = optimizer = build_optimizer(self.model, self.config.learning_rate, self.config.weight_decay)
+        return optimizer
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """This micro batch's part of the step's loss: its sum over the tokens of the global batch."""
+        labels = inputs.pop("labels")
+        positions = predicting_positions(labels)
+        if self._image_shape is not None and "pixel_values" not in inputs:
+            # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
+            inputs["pixel_values"] = torch.zeros((1, *self._image_shape), device=labels.device)
+        outputs = model(**inputs, logits_to_keep=positions)
+        total, count = cross_entropy(outputs.logits, labels[:, positions + 1])
+        loss = total / (count if num_items_in_batch is None else num_items_in_batch)
+        # DeepSpeed averages over processes what is to be a sum.
+        loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer's estimate knows neither frozen parts nor pictures."""
+        return 0
+
+
+@contextmanager
+def text_only_batches(model: Any) -> Iterator[None]:
+    """Lets a model take a picture that no token stands for, as batches without images carry one.
+
+    Its features go through tower and projector, then into no position at all: every gradient there is an exact zero.
+    """
+    inner: Any = getattr(model, "model", None)
+    if not hasattr(inner, "get_placeholder_mask"):
+        yield
+        return
+    checked = inner.get_placeholder_mask
+
+    def unchecked_when_empty(input_ids: torch.Tensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+        mask = input_ids == inner.config.image_token_id
+        return checked(input_ids, inputs_embeds, image_features) if mask.any() else mask.unsqueeze(-1)
+
+    inner.get_placeholder_mask = unchecked_when_empty
+    try:
+        yield
+    finally:
+        del inner.get_placeholder_mask
+
+
+def _image_shape(model: Any) -> tuple[int, int, int] | None:
+    """Shape of the picture that a batch without images needs; None where tower and projector are frozen."""
+    inner = getattr(model, "model", None)
+    parts = [getattr(inner, name, None) for name in ("vision_tower", "multi_modal_projector")]
+    if not any(parameter.requires_grad for part in parts if part is not None for parameter in part.parameters()):
+        return None
+    size = model.config.vision_config.image_size
+    return model.config.vision_config.num_channels, size, size
