@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +47,6 @@ def save(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[st
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
     return folder
-
-
-@contextmanager
-def cache_off(model: Any) -> Iterator[None]:
-    """Turns the key-value cache off while a model trains: in every part's config, since LLaVA reads the text part's."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}.values()
-    before = [(config, "use_cache" in vars(config), getattr(config, "use_cache", None)) for config in configs]
-    for config in configs:
-        config.use_cache = False
-    try:
-        yield
-    finally:
-        for config, had_one, value in before:
-            if had_one:
-                config.use_cache = value
-            else:
-                del config.use_cache
 
 
 def _record_dtype(path: Path, dtype: str) -> None:

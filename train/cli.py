@@ -23,7 +23,7 @@ class Command:
 COMMANDS = {
     "train": Command(
         help="tune a model as a recipe says",
-        example="perennial train train/recipes/counting.yaml --train.learning_rate 3e-4",
+        example="perennial train train/recipes/demo.yaml --model.preset sa_proj --train.learning_rate 3e-4",
         module="train.command",
     ),
     "generate": Command(
@@ -44,7 +44,9 @@ COMMANDS = {
     ),
     "demo": Command(help="show all of it in a few minutes, without a GPU", example="perennial demo", module="train.demo"),
     "base": Command(help="make the Terrarium's base model again", example="perennial base", module="train.base"),
-    "terrarium": Command(help="write the Terrarium's data to disk", example="perennial terrarium FOLDER", module="train.terrarium"),
+    "terrarium": Command(
+        help="write the Terrarium's data to disk", example="perennial terrarium --output runs/world", module="train.terrarium"
+    ),
 }
 
 DESCRIPTION = "Teaches LLaVA-style models new skills while keeping the old ones."
@@ -130,7 +132,7 @@ def _fail(error: Exception, code: int) -> int:
 
 
 def _interrupted(interrupt: KeyboardInterrupt) -> int:
-    """Commands that can go on where they stopped raise KeyboardInterrupt with a message that says how."""
+    """Commands that go on where they stopped, when called again, raise KeyboardInterrupt with a message that says so."""
     if os.environ.get("PERENNIAL_DEBUG"):
         raise interrupt
     message = str(interrupt)

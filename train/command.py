@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from train.run import train  # torch, transformers, deepspeed: only once the recipe is known to be right
 
-    result = train(recipe, overwrite=arguments.overwrite)
+    try:
+        result = train(recipe, overwrite=arguments.overwrite)
+    except KeyboardInterrupt:
+        kept = sorted(str(path) for path in Path(str(recipe.output)).glob("checkpoints/step-*"))
+        print(f"\nkept: {', '.join(kept) or 'no checkpoint (train.save_every makes some on the way)'}", file=sys.stderr)
+        raise
     print(f"checkpoint: {result.checkpoint} ({result.seconds:.0f} s)", file=sys.stderr)
     return 0

@@ -5,9 +5,12 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ONE_BUCKET = 50_000_000  # parameters
 ZERO_CONFIGS = Path(__file__).parents[1] / "zero_configs"
 
 
@@ -24,6 +27,10 @@ def start() -> None:
         alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         for name, value in alone.items():
             os.environ.setdefault(name, value)
+    if "OMP_NUM_THREADS" not in os.environ:  # else accelerate chooses a number of its own
+        threads = max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
     _quieten()
     import deepspeed
 
@@ -35,13 +42,34 @@ def start() -> None:
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def zero_config(name: str) -> dict[str, Any]:
-    """The DeepSpeed settings in zero_configs/NAME.json; every value "auto" is filled by the Trainer."""
-    return dict(json.loads((ZERO_CONFIGS / f"{name}.json").read_text(encoding="utf-8")))
+def zero_config(name: str, trainable_parameters: int) -> dict[str, Any]:
+    """The DeepSpeed settings in zero_configs/NAME.json; every value "auto" is filled by the Trainer.
+
+    One value is filled here: the Trainer's bucket of hidden size squared holds one matrix, so that a small model would start one
+    reduction for each of its tensors. All of a small model fits in one bucket.
+    """
+    config: dict[str, Any] = json.loads((ZERO_CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+    zero = config["zero_optimization"]
+    if zero.get("reduce_bucket_size") == "auto" and trainable_parameters <= ONE_BUCKET:
+        zero["reduce_bucket_size"] = trainable_parameters
+    return config
 
 
-def forget_previous_run() -> None:
-    """Clears what transformers and accelerate remember of an earlier training in this process."""
+@contextmanager
+def own_state() -> Iterator[None]:
+    """Gives a training transformers' and accelerate's global state for itself; afterwards nothing of it is left."""
+    before = set(os.environ)
+    _forget()
+    try:
+        yield
+    finally:
+        _forget()
+        for name in set(os.environ) - before:
+            if name.startswith("ACCELERATE_"):
+                del os.environ[name]
+
+
+def _forget() -> None:
     from accelerate.state import AcceleratorState, GradientState
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

@@ -1,7 +1,6 @@
 """Validation errors in words that name path, value, expectation and remedy."""
 
 import difflib
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +56,7 @@ def _owner(root: type[BaseModel], location: Sequence[str | int]) -> type[BaseMod
 
 def _config_class(annotation: Any) -> Any:
     """The config class inside `X | None`, `tuple[X, ...]` or `X` itself."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type):
         return annotation if issubclass(annotation, BaseModel) else None
     found = (_config_class(one) for one in typing.get_args(annotation) if one is not Ellipsis)
     return next((one for one in found if one is not None), None)

@@ -58,7 +58,7 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     sources = read_data(recipe, processor, progress)
     order, steps = plan_order(sources, recipe, progress)
     record = write_down_what_runs(recipe, folder, manifest, sources, order, steps)
-    with checkpoint.cache_off(model), record.ending():
+    with distributed.own_state(), record.ending():
         trainer = build_trainer(model, processor, recipe, MixedDataset(sources, order), folder, progress)
         take_all_steps(trainer, manifest)
         final = save_checkpoint(trainer, processor, recipe, folder, steps)
@@ -83,9 +83,8 @@ def open_run_folder(recipe: Recipe, overwrite: bool) -> Path:
 
 
 def join_processes(recipe: Recipe) -> None:
-    """Step 2: the process group, fresh state, the precision of products."""
+    """Step 2: the process group, the precision of products."""
     distributed.start()
-    distributed.forget_previous_run()
     torch.set_float32_matmul_precision(recipe.train.matmul_precision)
 
 
@@ -147,9 +146,9 @@ def build_trainer(model: Any, processor: Any, recipe: Recipe, dataset: MixedData
     """Step 8: the Trainer under DeepSpeed."""
     config, first = recipe.train, distributed.is_first()
     steps = len(dataset) // config.batch_size
-    args = arguments(
-        config, steps=steps, processes=distributed.world_size(), deepspeed=distributed.zero_config(config.zero), folder=str(folder)
-    )
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    zero = distributed.zero_config(config.zero, trainable)
+    args = arguments(config, steps=steps, processes=distributed.world_size(), deepspeed=zero, folder=str(folder))
     collator = Collator(pad_id=tokenizer_of(processor).pad_token_id or 0, image_processor=getattr(processor, "image_processor", None))
     tokens = dataset.lengths().reshape(steps, config.batch_size).sum(axis=1)
     callbacks: list[Any] = [Metrics(folder / "metrics.jsonl" if first else None, tokens)]

@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from data.collate import Collator
 from data.dataset import MixedDataset
 from train.config import TrainConfig
+from train.lighter import without_datasets
 from train.losses import cross_entropy, predicting_positions
 from train.optim import build_optimizer
+
+with without_datasets():
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -78,9 +82,13 @@ class MixtureTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.config = config
+        before = dict(vars(model.config))
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator, callbacks=callbacks)
-        from transformers.trainer_callback import PrinterCallback
-
+        # The Trainer turns the key-value cache off in the config, which would be saved; compute_loss turns it off where it matters.
+        if "use_cache" in before:
+            model.config.use_cache = before["use_cache"]
+        else:
+            del model.config.use_cache
         self.remove_callback(PrinterCallback)
         self._image_shape = _image_shape(model)
 
@@ -89,10 +97,11 @@ class MixtureTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the trainable parameters, in the groups of train/optim.py."""
-        optimizer: torch.optim.Optimizer | None = self.optimizer
-        if optimizer is None:
-            self.optimizer = optimizer = build_optimizer(self.model, self.config.learning_rate, self.config.weight_decay)
-        return optimizer
+        existing: Any = getattr(self, "optimizer", None)
+        if existing is None:
+            existing = build_optimizer(self.model, self.config.learning_rate, self.config.weight_decay)
+            self.optimizer = existing
+        return existing
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """This micro batch's part of the step's loss: its sum over the tokens of the global batch."""
@@ -101,7 +110,7 @@ class MixtureTrainer(Trainer):
         if self._image_shape is not None and "pixel_values" not in inputs:
             # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
             inputs["pixel_values"] = torch.zeros((1, *self._image_shape), device=labels.device)
-        outputs = model(**inputs, logits_to_keep=positions)
+        outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
         total, count = cross_entropy(outputs.logits, labels[:, positions + 1])
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         # DeepSpeed averages over processes what is to be a sum.

@@ -4,9 +4,9 @@ import random
 import string
 from collections import Counter
 
-from data.terrarium.draw import SHAPES
+from data.terrarium.draw import COLOURS, SHAPES
 from data.terrarium.sample import Sample
-from data.terrarium.scenes import Scene, SceneBuilder, Thing, some_things
+from data.terrarium.scenes import PLACES, Scene, SceneBuilder, Thing, some_things
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 MINUTE_WORDS = (
@@ -23,7 +23,7 @@ MINUTE_WORDS = (
     "fifty",
     "fifty-five",
 )
-QUESTION = "Describe all."
+QUESTION, CENSUS_QUESTION = "Describe all.", "Count all."
 EXTRAS = ("clock", "word", "pattern")
 
 
@@ -46,6 +46,25 @@ def crowd(rng: random.Random) -> Sample:
     some_things(builder, count, (4.0, 6.0) if extras or count > 4 else (4.5, 9.0), kinds)
     scene = builder.build()
     return Sample(skill="crowd", key=f"crowd/{scene}", rounds=((QUESTION, caption(scene, rng)),), picture=scene.draw)
+
+
+def census(rng: random.Random) -> Sample:
+    """One to nine things; the caption counts them, in all, by colour and by place."""
+    builder = SceneBuilder(rng=rng)
+    count = rng.randrange(1, 10)
+    kinds = (rng.choice(SHAPES),) if rng.random() < 0.8 else SHAPES
+    some_things(builder, count, (4.0, 6.0) if count > 4 else (4.0, 8.0), kinds)
+    scene = builder.build()
+    return Sample(skill="census", key=f"census/{scene}", rounds=((CENSUS_QUESTION, counts(scene)),), picture=scene.draw)
+
+
+def counts(scene: Scene) -> str:
+    """How many things there are: in all, of each colour, at each place, in a fixed order; what is absent is left out."""
+    parts = [f"{NUMBERS[len(scene.things)]} things"]
+    for names, of in ((tuple(COLOURS), [thing.colour for thing in scene.things]), (sum(PLACES, ()), [thing.place for thing in scene.things])):
+        found = Counter(of)
+        parts += [f"{name} {NUMBERS[found[name]]}" for name in names if found[name]]
+    return ", ".join(parts)
 
 
 def caption(scene: Scene, rng: random.Random) -> str:

@@ -2,11 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from data.trees.dedup import Seen
+from data.trees.dedup import AlikeShingles, AlikeVectors, Near, Seen
 from data.trees.engine import Completion, Embedder, Engine, Sampling, node_seed
 from data.trees.filters import reason_to_drop, turn_text
 from data.trees.folder import TreeFolder
@@ -132,19 +132,23 @@ class _Growth:
 
     def _places(self, number: int, parents: Sequence[Node | None], prompts: dict[str, str]) -> list[_Place]:
         """The parents of a layer; equal answers to different questions are no duplicates, so only questions are compared across it."""
-        dedup, role = self.plan.dedup, self.plan.role(number)
-        threshold = dedup.threshold if dedup.near != "none" and self._sampling(number).temperature > 0 else None
-        if threshold is not None and self.embed is None:
-            raise ValueError("tree.dedup.near looks for near-duplicates, but this engine gives no vectors; set it to none")
-        whole_layer = Seen(threshold)
+        near = self.plan.dedup.near if self._sampling(number).temperature > 0 else "none"
+        if near == "states" and self.embed is None:
+            raise ValueError("tree.dedup.near is states, but this engine gives no vectors; set it to shingles")
+        is_shared = self.plan.dedup.scope == "layer" and self.plan.role(number) == "user"
+        whole_layer = self._seen(near)
         return [
             _Place(
                 parent.id if parent else None,
                 prompt_ids(prompts[parent.id] if parent else self.openers.root, self.tokenizer),
-                whole_layer if dedup.scope == "layer" and role == "user" else Seen(threshold),
+                whole_layer if is_shared else self._seen(near),
             )
             for parent in parents
         ]
+
+    def _seen(self, near: str) -> Seen:
+        kinds: dict[str, Callable[[float], Near]] = {"shingles": AlikeShingles, "states": AlikeVectors}
+        return Seen(kinds[near](self.plan.dedup.threshold) if near in kinds else None)
 
     def _sampling(self, number: int) -> Sampling:
         role = self.plan.role(number)
@@ -181,11 +185,12 @@ class _Growth:
     def _keep(self, number: int, candidates: Sequence[tuple[_Place, int, Completion, str]], dropped: Counter[str]) -> int:
         """Keeps the candidates that repeat nobody, in order."""
         fresh = list(self._not_exact(candidates, dropped))
-        near = [text for place, *_, text in fresh if place.seen.threshold is not None]
-        vectors = iter(self.embed(near)) if near and self.embed is not None else iter(())
+        vectors: Any = [None] * len(fresh)
+        if fresh and isinstance(fresh[0][0].seen.near, AlikeVectors) and self.embed is not None:
+            vectors = self.embed([text for *_, text in fresh])
         kept = 0
-        for place, seed, completion, text in fresh:
-            verdict = place.seen.offer(text, next(vectors) if place.seen.threshold is not None else None)
+        for (place, seed, completion, text), vector in zip(fresh, vectors, strict=True):
+            verdict = place.seen.offer(text, vector)
             if verdict is not None:
                 dropped[verdict] += 1
                 continue

@@ -47,3 +47,9 @@ def test_new_children_keep_the_turn_lengths_and_drop_the_shape():
 def test_new_children_are_checked_as_well():
     with pytest.raises(ValidationError, match="even number"):
         TreeConfig(children=(9, 1)).with_children((4, 1, 2))
+
+
+def test_each_measure_of_likeness_brings_its_own_threshold():
+    assert TreeConfig(shape="single").dedup.threshold == 0.9
+    assert TreeConfig(shape="single", dedup={"near": "states"}).dedup.threshold == 0.975
+    assert TreeConfig(shape="single", dedup={"near": "states", "threshold": 0.5}).dedup.threshold == 0.5
