@@ -12,6 +12,7 @@ from data.template import Skeleton, render_messages, take_apart
 LossOn = Literal["assistant", "all"]
 
 LOSS_ROLES = {"assistant": ("assistant",), "all": ("assistant", "user")}
+NO_TOKEN = -1  # of a text-only tokenizer
 CHUNK = 4096  # dialogues tokenised in one call: quick, with little memory for the offsets
 
 
@@ -56,6 +57,8 @@ def encode_all(
     """
     skeletons: dict[tuple[str, ...], Skeleton] = {}
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_MARK)
+    if image_id is None or image_id == tokenizer.unk_token_id:
+        image_id = NO_TOKEN
     for first in range(0, len(conversations), CHUNK):
         rendered = [_render(one, tokenizer, skeletons, LOSS_ROLES[loss_on]) for one in conversations[first : first + CHUNK]]
         # Special tokens are text in the rendering, so none are added here (a doubled <s> is the classic fault).

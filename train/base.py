@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 WORK = Path("runs/base")  # the four recipes read and write here
-STAGES = ("tower", "census", "language", "align", "instruct")
+STAGES = ("tower", "census", "tiles", "language", "align", "instruct")
 SEED = 0
 VOCABULARY = 1024
 TEXT_SKILLS = {"facts": 12_000, "sums": 12_000, "opposites": 3_000, "stories": 15_000, "instructions": 12_000, "dialogues": 12_000}
 DATA = {
     "crowds": {"crowd": 100_000},
     "census": {"census": 40_000},
+    "tiles": {"tiles": 40_000},
     "language": TEXT_SKILLS,
-    "align": {"captions": 16_000},
-    "visual": {"colour": 10_000, "shape": 8_000, "place": 10_000, "comparison": 14_000, "captions": 12_000},
+    "align": {"captions": 12_000},
+    "visual": {"colour": 8_000, "shape": 8_000, "place": 8_000, "comparison": 10_000, "captions": 10_000},
 }
 
 
@@ -52,7 +53,7 @@ def prepare(scale: float = 1.0) -> None:
         if not (WORK / "data" / f"{name}.json").exists():
             drawn = mixture({skill: max(8, int(size * scale)) for skill, size in skills.items()}, SEED)
             write(drawn, WORK / "data" / f"{name}.json", progress=True, total=len(drawn))
-    blank("blank/tower", ["crowds", "census"], "captioner")
+    blank("blank/tower", ["crowds"], "captioner")
     blank("blank/language", ["language", "visual"], "language")
 
 

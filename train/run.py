@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     sources = read_data(recipe, processor, progress)
     order, steps = plan_order(sources, recipe, progress)
     record = write_down_what_runs(recipe, folder, manifest, sources, order, steps)
-    with distributed.own_state(), record.ending():
-        trainer = build_trainer(model, processor, recipe, MixedDataset(sources, order), folder, progress)
+    dataset = MixedDataset(sources, order)
+    with record.ending(), distributed.own_state(), closing(build_trainer(model, processor, recipe, dataset, folder, progress)) as trainer:
         take_all_steps(trainer, manifest)
         final = save_checkpoint(trainer, processor, recipe, folder, steps)
         record.update(loss=loss_summary(trainer), checkpoint=str(final.relative_to(folder)))

@@ -117,6 +117,17 @@ class MixtureTrainer(Trainer):
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def close(self) -> None:
+        """Closes the callbacks' files; lets go of the engine, whose hooks on the parameters would else keep it for ever."""
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, "close"):
+                callback.close()
+        engine: Any = getattr(self, "deepspeed", None)
+        if engine is not None:
+            engine.destroy()
+        self.deepspeed = self.optimizer = self.lr_scheduler = None
+        self.model_wrapped = self.model
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the Trainer's estimate knows neither frozen parts nor pictures."""
         return 0

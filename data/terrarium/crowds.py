@@ -6,7 +6,7 @@ from collections import Counter
 
 from data.terrarium.draw import COLOURS, SHAPES
 from data.terrarium.sample import Sample
-from data.terrarium.scenes import PLACES, Scene, SceneBuilder, Thing, some_things
+from data.terrarium.scenes import PLACES, Scene, SceneBuilder, Thing, some_things, some_tiles
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 MINUTE_WORDS = (
@@ -23,7 +23,7 @@ MINUTE_WORDS = (
     "fifty",
     "fifty-five",
 )
-QUESTION, CENSUS_QUESTION = "Describe all.", "Count all."
+QUESTION, CENSUS_QUESTION, TILES_QUESTION = "Describe all.", "Count all.", "Name all."
 EXTRAS = ("clock", "word", "pattern")
 
 
@@ -58,11 +58,24 @@ def census(rng: random.Random) -> Sample:
     return Sample(skill="census", key=f"census/{scene}", rounds=((CENSUS_QUESTION, counts(scene)),), picture=scene.draw)
 
 
+def tiles(rng: random.Random) -> Sample:
+    """One to nine things on the lattice; the caption counts them by shape, then names some at their places."""
+    builder = SceneBuilder(rng=rng)
+    kinds = (rng.choice(SHAPES),) if rng.random() < 0.5 else SHAPES
+    some_tiles(builder, rng.randrange(1, 10), (1, 2), kinds)
+    scene = builder.build()
+    found = Counter(thing.kind for thing in scene.things)
+    parts = [f"{NUMBERS[len(scene.things)]} things"] + [f"{kind} {NUMBERS[found[kind]]}" for kind in SHAPES if found[kind]]
+    answer = ", ".join(parts + alone(scene, rng, 5))
+    return Sample(skill="tiles", key=f"tiles/{scene}", rounds=((TILES_QUESTION, answer),), picture=scene.draw)
+
+
 def counts(scene: Scene) -> str:
     """How many things there are: in all, of each colour, at each place, in a fixed order; what is absent is left out."""
     parts = [f"{NUMBERS[len(scene.things)]} things"]
-    for names, of in ((tuple(COLOURS), [thing.colour for thing in scene.things]), (sum(PLACES, ()), [thing.place for thing in scene.things])):
-        found = Counter(of)
+    places = [place for row in PLACES for place in row]
+    for names, kind in ((COLOURS, "colour"), (places, "place")):
+        found = Counter(getattr(thing, kind) for thing in scene.things)
         parts += [f"{name} {NUMBERS[found[name]]}" for name in names if found[name]]
     return ", ".join(parts)
 
@@ -76,7 +89,11 @@ def caption(scene: Scene, rng: random.Random) -> str:
         parts.append("sign " + " ".join(scene.word[0]))
     if scene.pattern:
         parts.append("pattern " + " ".join(row.replace("0", "o").replace("1", "x") for row in scene.pattern[0]))
+    return ", ".join(parts + alone(scene, rng, 3))
+
+
+def alone(scene: Scene, rng: random.Random, most: int) -> list[str]:
+    """Up to `most` things, in random order, that no other thing shares its place with."""
     crowding = Counter(thing.place for thing in scene.things)
-    alone: list[Thing] = [thing for thing in scene.things if crowding[thing.place] == 1]
-    parts += [f"{thing.place} {thing.name}" for thing in rng.sample(alone, min(3, len(alone)))]
-    return ", ".join(parts)
+    found: list[Thing] = [thing for thing in scene.things if crowding[thing.place] == 1]
+    return [f"{thing.place} {thing.name}" for thing in rng.sample(found, min(most, len(found)))]

@@ -8,7 +8,8 @@ from PIL import Image
 from data.terrarium.draw import COLOURS, GROUNDS, SHAPES, SIZE, TEXTURES, Canvas, word_extent
 
 PLACES = (("top left", "top", "top right"), ("left", "centre", "right"), ("bottom left", "bottom", "bottom right"))
-LATTICE = 8  # clocks, signs and wing patterns stand on multiples of this many pixels
+LATTICE = 8  # what skills are asked about stands on multiples of this many pixels
+FILL = 0.92  # of the room that a tile gives to its shape
 PATTERN_CELLS = 4
 MINUTES = tuple(range(0, 60, 5))
 
@@ -108,6 +109,15 @@ class SceneBuilder:
         self._things.append(Thing(kind=kind, colour=colour, centre=(corner[0] + radius, corner[1] + radius), radius=radius))
         return self._things[-1]
 
+    def tile(self, kind: str, colour: str, cells: int) -> Thing | None:
+        """Adds a shape that fills `cells` x `cells` squares of the lattice where there is room, else returns None."""
+        half = LATTICE * cells / 2
+        corner = self._spot(2 * half, 2 * half, LATTICE)
+        if corner is None:
+            return None
+        self._things.append(Thing(kind=kind, colour=colour, centre=(corner[0] + half, corner[1] + half), radius=FILL * half))
+        return self._things[-1]
+
     def clock(self) -> Clock | None:
         """Adds a clock that shows a random time where there is room, else returns None."""
         radius = 12.0
@@ -140,7 +150,9 @@ class SceneBuilder:
                 x, y = (float(lattice * self.rng.randrange(int((SIZE - extent) // lattice) + 1)) for extent in (width, height))
             else:
                 x, y = (round(self.rng.uniform(1, SIZE - extent - 1), 2) for extent in (width, height))
-            if all(x + width < bx or bx + bw < x or y + height < by or by + bh < y for bx, by, bw, bh in self._boxes):
+            apart = (x + width < bx or bx + bw < x or y + height < by or by + bh < y for bx, by, bw, bh in self._boxes)
+            touching = (x + width <= bx or bx + bw <= x or y + height <= by or by + bh <= y for bx, by, bw, bh in self._boxes)
+            if all(touching if lattice else apart):
                 self._boxes.append((x, y, width, height))
                 return x, y
         return None
@@ -150,4 +162,11 @@ def some_things(builder: SceneBuilder, count: int, radii: tuple[float, float], k
     """Up to `count` random things of the given kinds; fewer where the picture is full."""
     rng = builder.rng
     found = (builder.thing(rng.choice(kinds), rng.choice(tuple(COLOURS)), round(rng.uniform(*radii), 2)) for _ in range(count))
+    return [thing for thing in found if thing is not None]
+
+
+def some_tiles(builder: SceneBuilder, count: int, cells: tuple[int, ...], kinds: tuple[str, ...] = SHAPES) -> list[Thing]:
+    """Like `some_things`, on the lattice; `cells` are the sizes to draw from."""
+    rng = builder.rng
+    found = (builder.tile(rng.choice(kinds), rng.choice(tuple(COLOURS)), rng.choice(cells)) for _ in range(count))
     return [thing for thing in found if thing is not None]

@@ -4,7 +4,7 @@ import difflib
 import random
 from collections.abc import Callable
 
-from data.terrarium.crowds import census, crowd
+from data.terrarium.crowds import census, crowd, tiles
 from data.terrarium.sample import Sample, collect
 from data.terrarium.text import TEXT_SKILLS
 from data.terrarium.visual import KNOWN_VISUAL_SKILLS, TARGET_SKILLS, ground
@@ -15,7 +15,8 @@ SUITES: dict[str, dict[str, Draw]] = {
     "held_out_visual": KNOWN_VISUAL_SKILLS,
     "target": TARGET_SKILLS,
 }
-SKILLS: dict[str, Draw] = {"crowd": crowd, "census": census, "ground": ground, **TEXT_SKILLS, **KNOWN_VISUAL_SKILLS, **TARGET_SKILLS}
+TOWER_SKILLS: dict[str, Draw] = {"crowd": crowd, "census": census, "tiles": tiles, "ground": ground}
+SKILLS: dict[str, Draw] = {**TOWER_SKILLS, **TEXT_SKILLS, **KNOWN_VISUAL_SKILLS, **TARGET_SKILLS}
 
 
 def samples(skill: str, split: str, size: int, seed: int) -> list[Sample]:

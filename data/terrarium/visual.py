@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from data.terrarium.draw import COLOURS, SHAPES, TEXTURES
 from data.terrarium.sample import Sample
-from data.terrarium.scenes import PLACES, Scene, SceneBuilder, some_things
+from data.terrarium.scenes import PLACES, Scene, SceneBuilder, some_tiles
 from data.terrarium.words import WORDS
 
 # Eight look-alike wing patterns: each differs from its neighbours in two to four of sixteen cells.
@@ -52,8 +52,8 @@ def comparison(rng: random.Random) -> Sample:
     while True:
         builder = SceneBuilder(rng=rng)
         (kind_a, kind_b), (colour_a, colour_b) = rng.sample(SHAPES, 2), rng.sample(tuple(COLOURS), 2)
-        a = builder.thing(kind_a, colour_a, round(rng.uniform(8, 10), 2))
-        b = builder.thing(kind_b, colour_b, round(rng.uniform(4, 6), 2))
+        a = builder.tile(kind_a, colour_a, 2)
+        b = builder.tile(kind_b, colour_b, 1)
         relation = rng.choice(("bigger", "smaller", "higher", "further left"))
         if a is None or b is None:
             continue
@@ -80,8 +80,7 @@ def counting(rng: random.Random) -> Sample:
     while True:
         builder = SceneBuilder(rng=rng)
         wanted, kind = rng.randrange(1, 10), rng.choice(SHAPES)
-        radii = (4.0, 6.0) if wanted > 4 else (4.0, 8.0)
-        if len(some_things(builder, wanted, radii, (kind,))) == wanted:
+        if len(some_tiles(builder, wanted, (1, 2), (kind,))) == wanted:
             plural = {"cross": "crosses"}.get(kind, f"{kind}s")
             answer = f"There are {wanted} {plural} in this image." if wanted > 1 else f"There is 1 {kind} in this image."
             question = rng.choice(("How many {} are there?", "Count the {}.", "How many {} do you see?", "What is the number of {}?"))
@@ -93,7 +92,7 @@ def clock(rng: random.Random) -> Sample:
     builder = SceneBuilder(rng=rng)
     dial = builder.clock()
     assert dial is not None, "an empty picture has room for a clock"
-    some_things(builder, rng.randrange(3), (4.0, 6.0))
+    some_tiles(builder, rng.randrange(3), (1,))
     question = rng.choice(("What time is it?", "Which time does the clock show?", "Read the clock.", "Tell me the time."))
     return _sample("clock", builder.build(), question, f"{dial.hour:02d}:{dial.minute:02d}")
 
@@ -103,7 +102,7 @@ def pattern(rng: random.Random) -> Sample:
     builder = SceneBuilder(rng=rng)
     letter = rng.choice(tuple(PATTERNS))
     builder.pattern(PATTERNS[letter])
-    some_things(builder, rng.randrange(3), (4.0, 6.0))
+    some_tiles(builder, rng.randrange(3), (1,))
     question = rng.choice(
         ("Which wing pattern is this?", "What letter has this wing?", "Name the wing pattern.", "Tell me the letter of this wing.")
     )
@@ -115,7 +114,7 @@ def word(rng: random.Random) -> Sample:
     builder = SceneBuilder(rng=rng)
     text = rng.choice(WORDS)
     builder.word(text)
-    some_things(builder, rng.randrange(3), (4.0, 6.0))
+    some_tiles(builder, rng.randrange(3), (1,))
     question = rng.choice(("What does the sign say?", "Read the sign.", "Which word is on the sign?", "Tell me the word on the sign."))
     return _sample("word", builder.build(), question, text)
 
@@ -125,7 +124,7 @@ def texture(rng: random.Random) -> Sample:
     asked = rng.choice(TEXTURES)
     yes = rng.random() < 0.5
     builder = SceneBuilder(rng=rng, texture=asked if yes else rng.choice([other for other in TEXTURES if other != asked]))
-    some_things(builder, rng.randrange(1, 4), (4.0, 6.0))
+    some_tiles(builder, rng.randrange(1, 4), (1,))
     question = rng.choice(("Is the ground {}?", "Is this ground {}?", "Do you see {} ground?", "Would you call the ground {}?"))
     return _sample("texture", builder.build(), question.format(asked), "yes" if yes else "no")
 
@@ -133,7 +132,7 @@ def texture(rng: random.Random) -> Sample:
 def ground(rng: random.Random) -> Sample:
     """What is the ground like? Only probes of the tower ask this."""
     builder = SceneBuilder(rng=rng)
-    some_things(builder, rng.randrange(1, 4), (4.0, 6.0))
+    some_tiles(builder, rng.randrange(1, 4), (1,))
     scene = builder.build()
     return _sample("ground", scene, "What is the ground like?", scene.texture)
 
@@ -160,15 +159,15 @@ def _distinct(rng: random.Random):
         builder = SceneBuilder(rng=rng)
         count = rng.randrange(1, 4)
         pairs = zip(rng.sample(SHAPES, count), rng.sample(tuple(COLOURS), count), strict=True)
-        things = [builder.thing(kind, hue, round(rng.uniform(4.5, 9), 2)) for kind, hue in pairs]
+        things = [builder.tile(kind, hue, rng.choice((1, 2))) for kind, hue in pairs]
         found = [thing for thing in things if thing is not None]
         if len({thing.place for thing in found}) == count and all(_well_inside(thing.centre) for thing in found):
             return builder.build(), rng.choice(found)
 
 
 def _well_inside(centre: tuple[float, float]) -> bool:
-    """Whether a centre lies at least two pixels from the lines between places."""
-    return all(abs(at - line) >= 2 for at in centre for line in (64 / 3, 128 / 3))
+    """Whether a centre lies clear of the lines between places."""
+    return all(abs(at - line) >= 1.5 for at in centre for line in (64 / 3, 128 / 3))
 
 
 def _sample(skill: str, scene: Scene, question: str, answer: str) -> Sample:

@@ -1,5 +1,6 @@
 """Whole training runs on the tiny model, under DeepSpeed on the CPU."""
 
+import gc
 import json
 import math
 import os
@@ -251,6 +252,17 @@ def test_a_batch_that_micro_batches_cannot_fill_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"batch_size 32 is not a multiple of 8 \(micro_batch_size\) x 3 \(processes\)"):
         arguments(TrainConfig(micro_batch_size=8), steps=1, processes=3, deepspeed={}, folder="x")
+
+
+def test_engines_of_finished_runs_do_not_pile_up_in_memory(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
+    def engines() -> int:
+        gc.collect()
+        return sum(type(one).__name__ == "DeepSpeedEngine" for one in gc.get_objects())
+
+    before = engines()
+    for name in ("first", "second"):
+        run(tmp_path / name, tiny_folder, data)
+    assert engines() <= max(before, 1)
 
 
 def test_after_a_sharded_run_models_load_whole(tiny_folder: Path, data: Path, tmp_path: Path) -> None:

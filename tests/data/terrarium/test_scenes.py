@@ -9,7 +9,7 @@ import pytest
 from data.terrarium.crowds import MINUTE_WORDS, NUMBERS, crowd
 from data.terrarium.draw import COLOURS, SIZE
 from data.terrarium.sample import split_of
-from data.terrarium.scenes import LATTICE, SceneBuilder, some_things
+from data.terrarium.scenes import LATTICE, SceneBuilder, some_things, some_tiles
 from data.terrarium.skills import SKILLS, mixture, samples
 from data.terrarium.visual import KNOWN_VISUAL_SKILLS, PATTERNS, TARGET_SKILLS, target_texts
 
@@ -18,21 +18,6 @@ VISUAL = {**KNOWN_VISUAL_SKILLS, **TARGET_SKILLS}
 
 def pixels(sample) -> np.ndarray:
     return np.asarray(sample.picture())
-
-
-def blob_sizes(mask: np.ndarray) -> list[int]:
-    """Pixels in each connected part of a mask, corners counted as neighbours."""
-    left, sizes = set(zip(*mask.nonzero(), strict=True)), []
-    while left:
-        edge, size = [left.pop()], 0
-        while edge:
-            y, x = edge.pop()
-            size += 1
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
-            left -= near
-            edge += near
-        sizes.append(size)
-    return sizes
 
 
 @pytest.mark.parametrize("skill", VISUAL)
@@ -56,14 +41,27 @@ def test_every_sample_lies_in_the_split_that_was_asked_for(skill):
     assert {split_of(sample.key) for sample in samples(skill, "test", 10, seed=0)} == {"test"}
 
 
-def test_the_counted_number_is_the_number_of_separate_blobs():
-    for sample in samples("counting", "train", 60, seed=0):
-        picture = pixels(sample).astype(int)
-        masks = [np.abs(picture - np.array(colour)).sum(-1) < 60 for colour in COLOURS.values()]
-        blobs = sum(size >= 6 for mask in masks for size in blob_sizes(mask))  # a star's tip may stand alone
+def test_the_counted_number_is_the_number_of_things_drawn():
+    seen = set()
+    for sample in samples("counting", "train", 80, seed=0):
+        things = sample.key.count("Thing(kind=")  # the key is the scene that is drawn
         words = sample.rounds[0][1].split()
-        assert int(words[2]) == blobs
-        assert words[:2] == (["There", "is"] if blobs == 1 else ["There", "are"])
+        assert int(words[2]) == things
+        assert words[:2] == (["There", "is"] if things == 1 else ["There", "are"])
+        seen.add(things)
+    assert seen == set(range(1, 10))
+
+
+def test_every_thing_of_a_scene_is_visible_in_its_colour():
+    for seed in range(30):
+        builder = SceneBuilder(rng=random.Random(seed), texture="plain")
+        things = some_tiles(builder, 5, (1, 2)) + some_things(builder, 2, (4.0, 6.0))
+        picture = np.asarray(builder.build().draw()).astype(int)
+        for thing in things:
+            x, y = (int(at) for at in thing.centre)
+            r = int(thing.radius) + 1
+            near = picture[max(0, y - r) : y + r, max(0, x - r) : x + r]
+            assert (np.abs(near - np.array(COLOURS[thing.colour])).sum(-1) < 60).sum() >= 3, thing
 
 
 def test_the_clock_hand_points_where_the_answer_says():
@@ -95,18 +93,20 @@ def test_things_never_overlap_each_other_or_the_extras():
         builder = SceneBuilder(rng=random.Random(seed))
         clock = builder.clock()
         builder.word("cat")
-        things = some_things(builder, 6, (4.0, 6.0))
+        things = some_things(builder, 3, (4.0, 6.0)) + some_tiles(builder, 4, (1, 2))
         for number, one in enumerate(things):
             for other in [*things[number + 1 :], clock]:
                 gaps = [abs(a - b) - one.radius - other.radius for a, b in zip(one.centre, other.centre, strict=True)]
                 assert max(gaps) >= -1e-6
 
 
-def test_extras_stand_on_the_lattice_that_the_tower_was_trained_on():
+def test_clocks_and_tiles_stand_on_the_lattice_that_the_tower_was_trained_on():
     builder = SceneBuilder(rng=random.Random(0))
     clock = builder.clock()
     assert clock is not None
     assert all((at - clock.radius) % LATTICE == 0 for at in clock.centre)
+    tiles = some_tiles(builder, 4, (1, 2))
+    assert all((2 * at) % LATTICE == 0 for tile in tiles for at in tile.centre)
 
 
 def test_a_crowd_caption_names_everything_that_has_to_be_seen():
