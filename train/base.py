@@ -1,4 +1,4 @@
-"""`perennial base`: makes the Terrarium's base model again, from nothing, in four stages."""
+"""`perennial base`: makes the Terrarium's base model again, from nothing, in four stages of one to three parts."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 WORK = Path("runs/base")  # the four recipes read and write here
-STAGES = ("tower", "census", "tiles", "language", "align", "instruct")
+STAGES = ("tower", "census", "tiles", "language", "align", "instruct", "refine")
 SEED = 0
 VOCABULARY = 1024
 TEXT_SKILLS = {"facts": 12_000, "sums": 12_000, "opposites": 3_000, "stories": 15_000, "instructions": 12_000, "dialogues": 12_000}
@@ -100,7 +100,7 @@ def store(output: Path) -> None:
     from model.build import load_pair
     from model.language import save
 
-    for stage, name in (("instruct", "."), ("align", "aligned")):
+    for stage, name in (("refine", "."), ("align", "aligned")):
         model, processor = load_pair(WORK / stage / "model")
         folder = output / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,7 @@ class Demo:
         if not corpus.exists():
             print("2/4 the base writes down what it knows", flush=True)
             recipe = load_recipe(RECIPES / "tree_demo.yaml", ["--tree.seed", str(self.seed)])
+            assert recipe.model is not None, "the recipe names its model"
             generate(recipe, *load(recipe.model, self.seed), corpus.parent)
         return corpus
 

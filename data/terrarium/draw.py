@@ -135,7 +135,7 @@ class Canvas:
         self._pen.rectangle([left, top, left + side - 1, top + side - 1], fill=(238, 214, 160))
         self._cells(rows, left, top, cell * OVERSAMPLE, (120, 40, 60))
 
-    def _cells(self, rows, left: float, top: float, side: float, ink) -> None:
+    def _cells(self, rows: tuple[str, ...], left: float, top: float, side: float, ink: tuple[int, int, int]) -> None:
         for row, bits in enumerate(rows):
             for column, bit in enumerate(bits):
                 if bit == "1":

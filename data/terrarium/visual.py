@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from data.terrarium.draw import COLOURS, SHAPES, TEXTURES
 from data.terrarium.sample import Sample
-from data.terrarium.scenes import PLACES, Scene, SceneBuilder, some_tiles
+from data.terrarium.scenes import PLACES, Scene, SceneBuilder, Thing, some_tiles
 from data.terrarium.words import WORDS
 
 # Eight look-alike wing patterns: each differs from its neighbours in two to four of sixteen cells.
@@ -153,7 +153,7 @@ TARGET_SKILLS: dict[str, Callable[[random.Random], Sample]] = {
 }
 
 
-def _distinct(rng: random.Random):
+def _distinct(rng: random.Random) -> tuple[Scene, Thing]:
     """A scene of one to three things that differ in shape, colour and place; one of them to ask about."""
     while True:
         builder = SceneBuilder(rng=rng)

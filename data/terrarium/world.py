@@ -1,5 +1,6 @@
 """Writes the Terrarium's test suite with the training sets of its target skills."""
 
+import hashlib
 from pathlib import Path
 
 import yaml
@@ -17,7 +18,7 @@ def write_world(
 ) -> Path:
     """Writes `suite.yaml`, `test/SKILL.json` for every skill and `train/SKILL.json` for target skills.
 
-    What is there already is kept when it was written with the same numbers.
+    What is there already is kept when it was written with the same numbers by the same code.
 
     Args:
         folder: where to write.
@@ -34,7 +35,7 @@ def write_world(
     """
     wanted = tuple(TARGET_SKILLS) if skills is None else skills
     stamp = folder / "world.yaml"
-    made = {"test_size": test_size, "train_size": train_size, "seed": seed, "train": list(wanted)}
+    made = {"code": _code(), "test_size": test_size, "train_size": train_size, "seed": seed, "train": list(wanted)}
     suite = folder / "suite.yaml"
     if stamp.exists() and yaml.safe_load(stamp.read_text()) == made:
         return suite
@@ -60,3 +61,9 @@ def check_disjoint(train: list[Sample], test: list[Sample]) -> None:
         raise ValueError(
             f"{len(shared)} samples are in train and in test, the first is {min(shared)!r}; write both from one version of the world"
         )
+
+
+def _code() -> str:
+    """Hash of the code that draws and writes, so that a changed world is written anew."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
