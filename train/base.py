@@ -177,5 +177,6 @@ Probability of number tokens on unrelated questions: {probability:.4f}.
 
 The five target skills (counting, clock, pattern, word, texture) are what the base has *not* learned; chance is about 11, 1, 12, 2 and 50
 percent. Its tower has seen them, in crowded scenes, as CLIP has seen the things that a LLaVA is later tuned on.
-Its first stage has three parts (tower, census, tiles), its last two (instruct, refine); the header of each recipe in `train/recipes/base_*.yaml` says why.
+Its first stage has three parts (tower, census, tiles), its last two (instruct, refine);
+the header of each recipe in `train/recipes/base_*.yaml` says why.
 """
