@@ -1,4 +1,4 @@
-"""Sweeps learning rates for the demo's presets; writes train/recipes/demo_rates.yaml.
+"""Sweeps learning rates for the demo's presets; writes train/demo_rates.yaml.
 
     python scripts/sweep_demo_rates.py [--goal 0.85] [--fixed 1e-3] [--seed 100]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 WORK = Path("runs/base")  # the four recipes read and write here
-STAGES = ("tower", "census", "tiles", "language", "align", "instruct", "refine")
+STAGES = ("tower", "census", "tiles", "language", "align", "instruct", "refine", "bind")
 SEED = 0
 VOCABULARY = 1024
 TEXT_SKILLS = {"facts": 12_000, "sums": 12_000, "opposites": 3_000, "stories": 15_000, "instructions": 12_000, "dialogues": 12_000}
@@ -100,7 +100,7 @@ def store(output: Path) -> None:
     from model.build import load_pair
     from model.language import save
 
-    for stage, name in (("refine", "."), ("align", "aligned")):
+    for stage, name in (("bind", "."), ("align", "aligned")):
         model, processor = load_pair(WORK / stage / "model")
         folder = output / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +177,6 @@ Probability of number tokens on unrelated questions: {probability:.4f}.
 
 The five target skills (counting, clock, pattern, word, texture) are what the base has *not* learned; chance is about 11, 1, 12, 2 and 50
 percent. Its tower has seen them, in crowded scenes, as CLIP has seen the things that a LLaVA is later tuned on.
-Its first stage has three parts (tower, census, tiles), its last two (instruct, refine);
+Its first stage has three parts (tower, census, tiles), its last has three (instruct, refine, bind);
 the header of each recipe in `train/recipes/base_*.yaml` says why.
 """

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-FILE = Path(__file__).parent / "recipes" / "demo_rates.yaml"
+FILE = Path(__file__).parent / "demo_rates.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
