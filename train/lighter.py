@@ -8,8 +8,7 @@ from contextlib import contextmanager
 def without_datasets() -> Iterator[None]:
     """Lets modules imported inside believe that `datasets` is not installed.
 
-    The Trainer imports it, with pandas and pyarrow, only to recognise its own data set class, which no run here uses: 1.9 of
-    12.9 s of processor time from start to first step.
+    The Trainer imports it, with pandas and pyarrow, only to recognise its own data set class, which no run here uses.
     """
     from transformers import utils
     from transformers.utils import import_utils
