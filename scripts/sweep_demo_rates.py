@@ -1,6 +1,6 @@
 """Sweeps learning rates for the demo's presets; writes train/demo_rates.yaml.
 
-    python scripts/sweep_demo_rates.py [--goal 0.85] [--fixed 1e-3] [--seed 100]
+    python scripts/sweep_demo_rates.py [--goal 0.5] [--fixed 1e-3] [--seed 100]
 
 Every preset is tuned on counting with the demo's recipe at each rate of a grid. The demo then takes for each preset the smallest rate that
 reaches the goal, so that presets are compared by what they lose at equal learning, and beside it one fixed rate for all.
@@ -24,7 +24,7 @@ GRID = {
 def main() -> None:
     """Runs the grid (what is finished is kept), prints a line per run, writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--goal", type=float, default=0.85, help="target accuracy at which presets are compared (default: %(default)s)")
+    parser.add_argument("--goal", type=float, default=0.5, help="target accuracy at which presets are compared (default: %(default)s)")
     parser.add_argument("--fixed", type=float, default=1e-3, help="the rate that all presets share (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100, help="not one of the demo's own (default: %(default)s)")
     parser.add_argument(
