@@ -113,6 +113,7 @@ class Demo:
 
     def tune(self, way: Way) -> dict[str, Any]:
         """Tunes in one way and evaluates; gives the report's record of the run."""
+        from train.checkpoint import write_json
         from train.run import train
 
         recipe = self.recipe(way)
@@ -138,7 +139,7 @@ class Demo:
             "seconds_evaluate": evaluation["seconds"],
             "evaluation": evaluation,
         }
-        _write(summary, record)
+        write_json(summary, record)
         return record
 
     def recipe(self, way: Way) -> Any:
@@ -176,9 +177,3 @@ class Demo:
 
 def _fingerprint(recipe: dict[str, Any], test_size: int) -> str:
     return hashlib.sha256(json.dumps([recipe, test_size], sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1))
-    partial.replace(path)

@@ -1,5 +1,6 @@
 """A scene of the Terrarium: what lies where, before it is drawn."""
 
+import operator
 import random
 from dataclasses import dataclass, field
 
@@ -145,14 +146,14 @@ class SceneBuilder:
         return rows
 
     def _spot(self, width: float, height: float, lattice: int = 0, tries: int = 60) -> tuple[float, float] | None:
+        clear = operator.le if lattice else operator.lt  # on the lattice things may touch
         for _ in range(tries):
             if lattice:
                 x, y = (float(lattice * self.rng.randrange(int((SIZE - extent) // lattice) + 1)) for extent in (width, height))
             else:
                 x, y = (round(self.rng.uniform(1, SIZE - extent - 1), 2) for extent in (width, height))
-            apart = (x + width < bx or bx + bw < x or y + height < by or by + bh < y for bx, by, bw, bh in self._boxes)
-            touching = (x + width <= bx or bx + bw <= x or y + height <= by or by + bh <= y for bx, by, bw, bh in self._boxes)
-            if all(touching if lattice else apart):
+            right, low = x + width, y + height
+            if all(clear(right, bx) or clear(bx + bw, x) or clear(low, by) or clear(by + bh, y) for bx, by, bw, bh in self._boxes):
                 self._boxes.append((x, y, width, height))
                 return x, y
         return None
