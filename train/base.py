@@ -1,6 +1,7 @@
 """`perennial base`: makes the Terrarium's base model again, from nothing, in four stages of one to three parts."""
 
 import argparse
+import hashlib
 import json
 import shutil
 import time
@@ -8,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 WORK = Path("runs/base")  # the four recipes read and write here
-STAGES = ("tower", "census", "tiles", "language", "align", "instruct", "refine", "bind")
+STAGES = ("tower", "census", "tiles", "language", "align", "instruct")
 SEED = 0
 VOCABULARY = 1024
-TEXT_SKILLS = {"facts": 12_000, "sums": 12_000, "opposites": 3_000, "stories": 15_000, "instructions": 12_000, "dialogues": 12_000}
+TEXT_SKILLS = {"facts": 12_000, "sums": 12_000, "opposites": 3_000, "stories": 20_000, "instructions": 24_000, "dialogues": 12_000}
 DATA = {
     "crowds": {"crowd": 100_000},
     "census": {"census": 40_000},
     "tiles": {"tiles": 40_000},
     "language": TEXT_SKILLS,
     "align": {"captions": 12_000},
-    "visual": {"colour": 8_000, "shape": 8_000, "place": 8_000, "comparison": 10_000, "captions": 10_000},
+    "visual": {"talks": 40_000, "colour": 4_000, "shape": 2_000, "place": 4_000, "comparison": 8_000, "captions": 6_000},
 }
 
 
@@ -94,20 +95,28 @@ def train_stage(stage: str, scale: float = 1.0) -> float:
 
 
 def store(output: Path) -> None:
-    """Writes base, aligned model and language-stage backbone in bfloat16 under `output`."""
+    """Writes base, aligned model and language-stage backbone in bfloat16 under `output`; what was measured on other weights goes."""
     import torch
 
     from model.build import load_pair
     from model.language import save
 
-    for stage, name in (("bind", "."), ("align", "aligned")):
+    before = _digest(output / "model.safetensors")
+    for stage, name in (("instruct", "."), ("align", "aligned")):
         model, processor = load_pair(WORK / stage / "model")
         folder = output / name
         folder.mkdir(parents=True, exist_ok=True)
         model.to(torch.bfloat16).save_pretrained(folder)
         processor.save_pretrained(folder)
+    if _digest(output / "model.safetensors") != before:
+        for name in EVIDENCE:
+            (output / f"{name}.json").unlink(missing_ok=True)
     shutil.rmtree(output / "language", ignore_errors=True)
     save(*load_pair(WORK / "language" / "model"), output / "language", torch.bfloat16)
+
+
+def _digest(file: Path) -> str | None:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
 
 
 def score(output: Path, size: int) -> dict[str, Any]:
@@ -143,8 +152,18 @@ def write_card(output: Path, seconds: dict[str, float], evaluation: dict[str, An
             scores="\n".join(rows + means),
             probability=evaluation["number_token_probability"],
             versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
+            evidence="".join(evidence(output, name) for name in EVIDENCE),
         )
     )
+
+
+def evidence(output: Path, name: str) -> str:
+    """A table of what a script measured on the stored base (`OUTPUT/NAME.json`); nothing where it was not run."""
+    file = output / f"{name}.json"
+    if not file.exists():
+        return ""
+    found = json.loads(file.read_text())
+    return EVIDENCE[name].format(rows="\n".join(f"| {one} | {100 * value:.1f} |" for one, value in found.items()))
 
 
 CARD = """\
@@ -177,6 +196,21 @@ Probability of number tokens on unrelated questions: {probability:.4f}.
 
 The five target skills (counting, clock, pattern, word, texture) are what the base has *not* learned; chance is about 11, 1, 12, 2 and 50
 percent. Its tower has seen them, in crowded scenes, as CLIP has seen the things that a LLaVA is later tuned on.
-Its first stage has three parts (tower, census, tiles), its last has three (instruct, refine, bind);
-the header of each recipe in `train/recipes/base_*.yaml` says why.
-"""
+Its first stage has three parts (tower, census, tiles); the header of each recipe in `train/recipes/base_*.yaml` says why.
+{evidence}"""
+EVIDENCE = {
+    "probes": """
+Linear probes on the frozen tower's features, right on held-out pictures in percent (`scripts/probe_tower.py`):
+
+| attribute | right |
+|---|---|
+{rows}
+""",
+    "targets": """
+Language model tuned on one target skill alone, the tower frozen, right on its test in percent (`scripts/learn_targets.py`):
+
+| skill | right |
+|---|---|
+{rows}
+""",
+}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from data.terrarium.crowds import census, crowd, tiles
 from data.terrarium.sample import Sample, collect
+from data.terrarium.talks import talks
 from data.terrarium.text import TEXT_SKILLS
 from data.terrarium.visual import KNOWN_VISUAL_SKILLS, TARGET_SKILLS, ground
 
@@ -16,7 +17,8 @@ SUITES: dict[str, dict[str, Draw]] = {
     "target": TARGET_SKILLS,
 }
 TOWER_SKILLS: dict[str, Draw] = {"crowd": crowd, "census": census, "tiles": tiles, "ground": ground}
-SKILLS: dict[str, Draw] = {**TOWER_SKILLS, **TEXT_SKILLS, **KNOWN_VISUAL_SKILLS, **TARGET_SKILLS}
+TRAINING_SKILLS: dict[str, Draw] = {"talks": talks}
+SKILLS: dict[str, Draw] = {**TOWER_SKILLS, **TRAINING_SKILLS, **TEXT_SKILLS, **KNOWN_VISUAL_SKILLS, **TARGET_SKILLS}
 
 
 def samples(skill: str, split: str, size: int, seed: int) -> list[Sample]:

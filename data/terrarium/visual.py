@@ -20,31 +20,26 @@ PATTERNS = {
     "H": ("0110", "1000", "1111", "0001"),
 }
 _PLACE_ORDER = [place for row in PLACES for place in row]
+RELATIONS = ("bigger", "smaller", "higher", "further left")
+Round = tuple[str, str]
 
 
 def colour(rng: random.Random) -> Sample:
     """What colour is the star? (things of different shapes)"""
-    scene, thing = _distinct(rng)
-    question = rng.choice(
-        ("What colour is the {}?", "Which colour has the {}?", "The {} has what colour?", "Tell me the colour of the {}.")
-    )
-    return _sample("colour", scene, question.format(thing.kind), f"The {thing.kind} is {thing.colour}.")
+    scene, thing = distinct(rng)
+    return _sample("colour", scene, *about_colour(thing, rng))
 
 
 def shape(rng: random.Random) -> Sample:
     """What is the red thing? (things of different colours)"""
-    scene, thing = _distinct(rng)
-    question = rng.choice(
-        ("What shape is the {} thing?", "What is the {} thing?", "Which shape is {}?", "Tell me the shape of the {} thing.")
-    )
-    return _sample("shape", scene, question.format(thing.colour), f"The {thing.colour} thing is a {thing.kind}.")
+    scene, thing = distinct(rng)
+    return _sample("shape", scene, *about_shape(thing, rng))
 
 
 def place(rng: random.Random) -> Sample:
     """Where is the star?"""
-    scene, thing = _distinct(rng)
-    question = rng.choice(("Where is the {}?", "In which place is the {}?", "Where do you see the {}?", "Tell me where the {} is."))
-    return _sample("place", scene, question.format(thing.kind), f"The {thing.kind} is at the {thing.place}.")
+    scene, thing = distinct(rng)
+    return _sample("place", scene, *about_place(thing, rng))
 
 
 def comparison(rng: random.Random) -> Sample:
@@ -54,21 +49,49 @@ def comparison(rng: random.Random) -> Sample:
         (kind_a, kind_b), (colour_a, colour_b) = rng.sample(SHAPES, 2), rng.sample(tuple(COLOURS), 2)
         a = builder.tile(kind_a, colour_a, 2)
         b = builder.tile(kind_b, colour_b, 1)
-        relation = rng.choice(("bigger", "smaller", "higher", "further left"))
+        relation = rng.choice(RELATIONS)
         if a is None or b is None:
             continue
-        across, down = a.centre[0] - b.centre[0], a.centre[1] - b.centre[1]
-        if (relation == "higher" and abs(down) < 12) or (relation == "further left" and abs(across) < 12):
-            continue
-        winner = {"bigger": a, "smaller": b, "higher": a if down < 0 else b, "further left": a if across < 0 else b}[relation]
-        first, second = rng.sample((a, b), 2)
-        question = f"Which is {relation}, the {first.kind} or the {second.kind}?"
-        return _sample("comparison", builder.build(), question, f"The {winner.kind} is {relation}.")
+        asked = about_two(a, b, relation, rng)
+        if asked is not None:
+            return _sample("comparison", builder.build(), *asked)
+
+
+def about_colour(thing: Thing, rng: random.Random) -> Round:
+    """Asks for a thing's colour by its shape."""
+    question = rng.choice(
+        ("What colour is the {}?", "Which colour has the {}?", "The {} has what colour?", "Tell me the colour of the {}.")
+    )
+    return question.format(thing.kind), f"The {thing.kind} is {thing.colour}."
+
+
+def about_shape(thing: Thing, rng: random.Random) -> Round:
+    """Asks for a thing's shape by its colour."""
+    question = rng.choice(
+        ("What shape is the {} thing?", "What is the {} thing?", "Which shape is {}?", "Tell me the shape of the {} thing.")
+    )
+    return question.format(thing.colour), f"The {thing.colour} thing is a {thing.kind}."
+
+
+def about_place(thing: Thing, rng: random.Random) -> Round:
+    """Asks for a thing's place by its shape."""
+    question = rng.choice(("Where is the {}?", "In which place is the {}?", "Where do you see the {}?", "Tell me where the {} is."))
+    return question.format(thing.kind), f"The {thing.kind} is at the {thing.place}."
+
+
+def about_two(a: Thing, b: Thing, relation: str, rng: random.Random) -> Round | None:
+    """Asks which of two things stands in one of `RELATIONS` to the other; None where that is too close to tell."""
+    larger, across, down = a.radius - b.radius, a.centre[0] - b.centre[0], a.centre[1] - b.centre[1]
+    lead, least = {"bigger": (larger, 1), "smaller": (-larger, 1), "higher": (-down, 12), "further left": (-across, 12)}[relation]
+    if abs(lead) < least:
+        return None
+    first, second = rng.sample((a, b), 2)
+    return f"Which is {relation}, the {first.kind} or the {second.kind}?", f"The {(a if lead > 0 else b).kind} is {relation}."
 
 
 def captions(rng: random.Random) -> Sample:
     """Describe the picture: one to three things in reading order."""
-    scene, _ = _distinct(rng)
+    scene, _ = distinct(rng)
     things = sorted(scene.things, key=lambda thing: _PLACE_ORDER.index(thing.place))
     answer = ", ".join(f"a {thing.name} at the {thing.place}" for thing in things)
     question = rng.choice(("Describe the picture.", "What do you see?", "What is in the picture?", "Write a caption."))
@@ -153,7 +176,7 @@ TARGET_SKILLS: dict[str, Callable[[random.Random], Sample]] = {
 }
 
 
-def _distinct(rng: random.Random) -> tuple[Scene, Thing]:
+def distinct(rng: random.Random) -> tuple[Scene, Thing]:
     """A scene of one to three things that differ in shape, colour and place; one of them to ask about."""
     while True:
         builder = SceneBuilder(rng=rng)
