@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from data.dataset import IGNORED
+from data.pictures import Pictures
 
 
 class Collator:
@@ -15,23 +16,23 @@ class Collator:
     No attention mask is made: padding stands behind every real token, and a causal model's tokens never look behind them.
 
     Args:
-        pad_id: Token to pad with; any will do, since nothing looks at it.
-        image_processor: Turns RGB arrays into `pixel_values`; None for a model without a vision tower.
+        tokenizer: Gives the token to pad with (any will do, since nothing looks at it) and the image token's id.
+        pictures: How the model shows pictures.
     """
 
-    def __init__(self, pad_id: int, image_processor: Any | None) -> None:
-        self.pad_id = pad_id
-        self.image_processor = image_processor
+    def __init__(self, tokenizer: Any, pictures: Pictures) -> None:
+        self.pad_id = tokenizer.pad_token_id or 0
+        self.pictures = pictures
+        self.image_id = tokenizer.convert_tokens_to_ids(pictures.token) if pictures.types_tokens else None
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Makes a batch of `input_ids` and `labels`, int64 [samples, tokens], with `pixel_values`, float32
-        [pictures, 3, height, width], where a sample has pictures."""
+        """Makes a batch of `input_ids` and `labels`, int64 [samples, tokens]; where a sample has pictures, with `pixel_values` and
+        whatever else the family's processor makes of them."""
+        ids = pad_sequence([sample["input_ids"] for sample in samples], batch_first=True, padding_value=self.pad_id)
         batch = {
-            "input_ids": pad_sequence([sample["input_ids"] for sample in samples], batch_first=True, padding_value=self.pad_id),
+            "input_ids": ids,
             "labels": pad_sequence([sample["labels"] for sample in samples], batch_first=True, padding_value=IGNORED),
         }
-        images = [image for sample in samples for image in sample["images"]]
-        if images:
-            assert self.image_processor is not None
-            batch["pixel_values"] = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
-        return batch
+        if self.image_id is not None:
+            batch["mm_token_type_ids"] = (ids == self.image_id).int()
+        return batch | self.pictures.inputs([sample["images"] for sample in samples])

@@ -15,6 +15,7 @@ from data.config import DataConfig, SourceConfig
 from data.conversation import Conversation
 from data.images import ImageCache
 from data.mixture import Order, Source
+from data.pictures import Pictures
 from data.readers import read
 
 IGNORED = -100  # label of a token that carries no loss
@@ -52,24 +53,24 @@ class EncodedSource:
         return Source(name=self.config.path, size=len(self), weight=self.config.weight, text_only=text_only)
 
 
-def load_sources(config: DataConfig, tokenizer: Any, image_tokens: int) -> list[EncodedSource]:
+def load_sources(config: DataConfig, tokenizer: Any, pictures: Pictures) -> list[EncodedSource]:
     """Reads and encodes every source of a recipe's `data` section.
 
     Args:
         config: The section.
         tokenizer: Its chat template gives ids and loss masks.
-        image_tokens: Tokens that one picture takes; 0 for a model without a vision tower.
+        pictures: How the model shows pictures.
     """
-    return [load_source(source, tokenizer, image_tokens, config.max_length) for source in config.sources]
+    return [load_source(source, tokenizer, pictures, config.max_length) for source in config.sources]
 
 
-def load_source(config: SourceConfig, tokenizer: Any, image_tokens: int, max_length: int) -> EncodedSource:
+def load_source(config: SourceConfig, tokenizer: Any, pictures: Pictures, max_length: int) -> EncodedSource:
     """Reads and encodes one file; samples that are too long, or without a token to learn, are left out by name."""
     conversations = read(config.path, config.format)
-    _check_images(conversations, image_tokens)
+    _check_images(conversations, pictures)
     ids, masks, images = [], [], []
     left_out: dict[str, list[str]] = {}
-    encoded = encode_all(conversations, tokenizer, image_tokens=image_tokens, loss_on=config.loss_on)
+    encoded = encode_all(conversations, tokenizer, pictures=pictures, loss_on=config.loss_on)
     for conversation, (one, mask) in zip(conversations, encoded, strict=True):
         mask[:1] = False  # nothing predicts the first token
         if len(one) > max_length:
@@ -94,10 +95,10 @@ def load_source(config: SourceConfig, tokenizer: Any, image_tokens: int, max_len
     )
 
 
-def _check_images(conversations: Sequence[Conversation], image_tokens: int) -> None:
+def _check_images(conversations: Sequence[Conversation], pictures: Pictures) -> None:
     seen: set[Path] = set()
     for conversation in conversations:
-        if conversation.images and image_tokens == 0:
+        if conversation.images and pictures.none:
             raise ValueError(f"{conversation.where}: has an image, but the model has no vision tower; give text-only data or another model")
         for image in conversation.images:
             if image not in seen and not image.is_file():

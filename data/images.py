@@ -27,6 +27,17 @@ def load_image(path: str | Path) -> np.ndarray:
         raise ValueError(f"image {path} cannot be read ({error}); replace the file or remove its record") from error
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width of a picture in pixels, from its header; raises as `load_image` does."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"image {path} does not exist; its record names it, so write the file or remove the record") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"image {path} cannot be read ({error}); replace the file or remove its record") from error
+
+
 class ImageCache:
     """Decoded pictures, kept until `limit` bytes are full: small sets, which a run passes many times, are decoded once."""
 

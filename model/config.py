@@ -2,9 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from model.presets import names
+from model.adapters import AdapterConfig
+from model.presets import parse
+
+OPEN_CLIP = "open_clip:"  # then a name, then ":" and weights: a published tag, a file, or "random"
+ASSEMBLY_ONLY = ("vision_feature_layer", "vision_feature_select_strategy", "image_size", "projector", "chat_template")
 
 
 class ModelConfig(BaseModel):
@@ -12,19 +16,33 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: str | None = Field(None, description="folder of a saved LLaVA-style model with its processor, or a built-in name")
-    vision: str | None = Field(None, description="folder whose vision tower is taken: a CLIP-like model or a LLaVA-style model")
-    language: str | None = Field(None, description="folder whose language model is taken: a text-only or a LLaVA-style model")
-    preset: str = Field("full", description="which parts train: a name of model/presets.py, several joined by '+'")
+    base: str | None = Field(None, description="a saved LLaVA-style model with its processor: folder, name on the hub, or a built-in name")
+    vision: str | None = Field(
+        None, description="whose vision tower is taken: folder or hub name of a CLIP, SigLIP or LLaVA; open_clip:NAME:WEIGHTS"
+    )
+    language: str | None = Field(None, description="whose language model is taken: folder or hub name of a LLaMA, Qwen, ... or LLaVA")
+    presets: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="presets of your own: name -> module paths such as language_model.layers.*.self_attn.v_proj"
+    )
+    preset: str = Field(
+        "full", description="which parts train: names of model/presets.py joined by '+', each with a range of layers or not"
+    )
+    adapter: AdapterConfig | None = Field(None, description="adapters on the preset's linear layers, in place of these themselves")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention kernel")
     vision_feature_layer: int | None = Field(
         None, description="assembly only: tower layer whose states the projector reads; None keeps the vision folder's own, else -2"
     )
+    vision_feature_select_strategy: Literal["default", "full"] | None = Field(
+        None, description="assembly only: default leaves the tower's class token out, full keeps it; None: the folder's own, else default"
+    )
+    image_size: int | None = Field(None, ge=1, description="assembly only: side of the pictures in pixels; None: the tower's own")
+    projector: str | None = Field(None, description="assembly only: mm_projector.bin or the folder of a stage-1 run; None: a fresh one")
+    chat_template: str | None = Field(None, description="assembly only: file with a jinja template; None: the tokenizer's own")
 
     @field_validator("preset")
     @classmethod
-    def _known_preset(cls, preset: str) -> str:
-        names(preset)
+    def _known_preset(cls, preset: str, info: ValidationInfo) -> str:
+        parse(preset, info.data.get("presets"))
         return preset
 
     @model_validator(mode="after")
@@ -35,6 +53,7 @@ class ModelConfig(BaseModel):
         if self.base is None and len(parts) != 2:
             missing = "base (or vision with language)" if not parts else ({"vision", "language"} - set(parts)).pop()
             raise ValueError(f"{missing} is missing; give base alone, or vision with language")
-        if self.base is not None and self.vision_feature_layer is not None:
-            raise ValueError("vision_feature_layer belongs to an assembly (vision with language); a base keeps its own")
+        given = [name for name in ASSEMBLY_ONLY if getattr(self, name) is not None]
+        if self.base is not None and given:
+            raise ValueError(f"{', '.join(given)}: only an assembly (vision with language) takes this; a base keeps its own")
         return self

@@ -1,11 +1,14 @@
-"""The language backbone of a LLaVA-style model as a model of its own."""
+"""The language backbone: taken out of a LLaVA-style model, or made ready to see."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from model.loading import checked
 from model.quiet import without_bars
+from model.source import folder_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,3 +41,61 @@ def save(model: Any, processor: Any, folder: str | Path, dtype: torch.dtype = to
         extract(model).to(dtype).save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A causal language model in float32, with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+def load_backbone(source: str | Path, *, attention: str, image_token: str, chat_template: str | None = None) -> Backbone:
+    """Loads a language model (LLaMA, Qwen, ... or that of a LLaVA) that knows a token for pictures.
+
+    Args:
+        source: Folder or name on the hub.
+        attention: Attention kernel.
+        image_token: Added to the tokenizer where it is missing; its rows in embeddings and head start as the mean of the others.
+        chat_template: File with a jinja template, in place of the tokenizer's own.
+
+    Raises:
+        ValueError: The tokenizer has an ordinary token of that name, or no chat template; weights are missing.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+
+    folder = folder_of(source)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if chat_template is not None:
+        tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
+    if not tokenizer.chat_template:
+        raise ValueError(f"language: the tokenizer in {folder} has no chat template; name a file with one in model.chat_template")
+    known = image_token in tokenizer.get_vocab()
+    if known and image_token not in tokenizer.all_special_tokens:
+        raise ValueError(
+            f"language: the tokenizer in {folder} has {image_token} as an ordinary token, so that text could turn into pictures; make it a "
+            "special token there if it stands for pictures, else rename it"
+        )
+    config = AutoConfig.from_pretrained(folder)
+    factory = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model = extract(checked(factory, folder, "float32", attention))
+    if not known:
+        tokenizer.add_tokens([image_token], special_tokens=True)
+    add_row(model, tokenizer.convert_tokens_to_ids(image_token), fresh=not known)
+    return Backbone(model=model, tokenizer=tokenizer)
+
+
+@torch.no_grad()
+def add_row(model: Any, token: int, *, fresh: bool) -> None:
+    """Makes room for a token in embeddings and head; a fresh token's rows become the mean of all before them.
+
+    Tables that are longer than the vocabulary (Qwen's are padded) keep their length.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if token >= rows:
+        with torch.random.fork_rng(devices=[]):
+            model.resize_token_embeddings(token + 1, mean_resizing=False)
+    if fresh:
+        for table in {id(one.weight): one.weight for one in (model.get_input_embeddings(), model.get_output_embeddings())}.values():
+            table[token] = table[: min(rows, token)].mean(dim=0)

@@ -15,9 +15,9 @@ from train.demo import TARGET, Demo, Way
 from train.rates import FILE, choose
 
 GRID = {
-    "full": (1e-4, 2e-4, 5e-4, 1e-3),
-    "sa_proj": (5e-4, 1e-3, 2e-3, 4e-3),
-    "mlp_gate_up": (2e-4, 5e-4, 1e-3, 2e-3),
+    "full": (1e-4, 1.5e-4, 2e-4, 3e-4),
+    "sa_proj": (3e-4, 5e-4, 7e-4),
+    "mlp_gate_up": (3e-4, 5e-4, 7e-4),
 }
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,142 @@ def write_data(folder: Path, *, with_images: int = 8, text_only: int = 8) -> Pat
     path = folder / "records.json"
     path.write_text(json.dumps(records), encoding="utf-8")
     return path
+
+
+TEXT_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+TOWER_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
+QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+FAMILIES = ("llava-clip-llama", "llava-siglip-qwen2", "llava-clip-qwen3", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl")
+
+
+def family_parts(family: str) -> tuple[Any, Any]:
+    """Config and processor of a tiny model of one of `FAMILIES`, with the Terrarium's tokenizer."""
+    from data.terrarium.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(SENTENCES, vocabulary_size=320)
+    if family.startswith("qwen"):
+        return _qwen(family, _with_qwen_tokens(tokenizer))
+    return _llava(family, tokenizer)
+
+
+def _with_qwen_tokens(tokenizer: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    names = {"bos_token": "<s>", "eos_token": "<|end|>", "pad_token": "<pad>", "padding_side": "left"}
+    pictures = {"image_token": QWEN_TOKENS[2], "video_token": QWEN_TOKENS[3]}
+    found = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, extra_special_tokens=pictures, **names)
+    found.add_tokens(list(QWEN_TOKENS), special_tokens=True)
+    found.chat_template = tokenizer.chat_template
+    return found
+
+
+def _ids(tokenizer: Any) -> dict[str, Any]:
+    return {"vocab_size": len(tokenizer)} | {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+
+
+def _llava(family: str, tokenizer: Any) -> tuple[Any, Any]:
+    import transformers as hf
+
+    from data.terrarium.tokenizer import build_processor
+
+    one = family.startswith("llava-")
+    siglip = "siglip" in family or family == "llava_onevision"
+    tower = (hf.SiglipVisionConfig if siglip else hf.CLIPVisionConfig)(**TOWER_SIZES)
+    kinds = {"llama": hf.LlamaConfig, "qwen2": hf.Qwen2Config, "qwen3": hf.Qwen3Config}
+    kind = family.rpartition("-")[2] if one else {"llava_next": "llama", "llava_onevision": "qwen2"}[family]
+    text = kinds[kind](**TEXT_SIZES, **_ids(tokenizer), **({"head_dim": 16} if kind == "qwen3" else {}))
+    clip = not siglip
+    shared = {
+        "vision_config": tower,
+        "text_config": text,
+        "image_token_index": tokenizer.convert_tokens_to_ids("<image>"),
+        "vision_feature_layer": -2 if clip else -1,
+        "vision_feature_select_strategy": "default" if clip else "full",
+    }
+    grids = [[32, 64], [64, 32], [64, 64]]
+    if family == "llava_next":
+        pictures = hf.LlavaNextImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_grid_pinpoints=grids)
+        processor = hf.LlavaNextProcessor(
+            pictures, tokenizer, patch_size=16, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        )
+        return hf.LlavaNextConfig(**shared, image_grid_pinpoints=grids), processor
+    if family == "llava_onevision":
+        pictures = hf.LlavaOnevisionImageProcessor(size={"height": 32, "width": 32}, image_grid_pinpoints=grids)
+        video = hf.LlavaOnevisionVideoProcessor()
+        processor = hf.LlavaOnevisionProcessor(pictures, tokenizer, video, num_image_tokens=4, vision_feature_select_strategy="full")
+        return hf.LlavaOnevisionConfig(**shared, image_grid_pinpoints=grids), processor
+    processor = build_processor(tokenizer, patch_size=16)
+    processor.image_processor.size = {"height": 32, "width": 32}
+    processor.image_processor.crop_size = {"height": 32, "width": 32}
+    processor.vision_feature_select_strategy = shared["vision_feature_select_strategy"]
+    processor.num_additional_image_tokens = int(clip)
+    return hf.LlavaConfig(**shared, image_seq_length=4), processor
+
+
+def _qwen(family: str, tokenizer: Any) -> tuple[Any, Any]:
+    import transformers as hf
+
+    start, end, image, video = (tokenizer.convert_tokens_to_ids(token) for token in QWEN_TOKENS)
+    tokens = {"image_token_id": image, "video_token_id": video, "vision_start_token_id": start, "vision_end_token_id": end}
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    text = TEXT_SIZES | _ids(tokenizer) | {"rope_parameters": rope}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32, "spatial_merge_size": 2}
+    if family == "qwen2_5_vl":
+        vision |= {"patch_size": 14, "fullatt_block_indexes": [1], "window_size": 56}
+        pictures = hf.Qwen2VLImageProcessor(patch_size=14, merge_size=2, min_pixels=28 * 28, max_pixels=56 * 56)
+        processor = hf.Qwen2_5_VLProcessor(pictures, tokenizer, hf.Qwen2VLVideoProcessor())
+        return hf.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **tokens), processor
+    vision |= {"patch_size": 16, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    pictures = hf.Qwen2VLImageProcessor(patch_size=16, merge_size=2, min_pixels=32 * 32, max_pixels=64 * 64)
+    processor = hf.Qwen3VLProcessor(pictures, tokenizer, hf.Qwen3VLVideoProcessor())
+    return hf.Qwen3VLConfig(vision_config=vision, text_config=text | {"head_dim": 16}, **tokens), processor
+
+
+def write_family(family: str, folder: Path) -> None:
+    """Saves a randomly initialised tiny model of a family with its processor."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from model.quiet import without_bars
+
+    config, processor = family_parts(family)
+    processor.chat_template = processor.tokenizer.chat_template
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    with without_bars():
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny model of a family; treat it as read-only."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("families") / family
+            write_family(family, made[family])
+        return made[family]
+
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from model.manifest import Manifest, check, frozen_hashes
+
 
 class Metrics(TrainerCallback):
     """Appends a line for each logged step to metrics.jsonl and keeps the losses.
@@ -82,6 +84,41 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class CheckManifest(TrainerCallback):
+    """Fails unless exactly the manifest's tensors train once the engine is built; then, if asked, unless the frozen ones stay as they are.
+
+    Args:
+        model: The model that trains.
+        manifest: What trains.
+        verify_frozen: Whether to hash every frozen tensor before the first step, compare after it and after the last.
+    """
+
+    def __init__(self, model: Any, manifest: Manifest, *, verify_frozen: bool) -> None:
+        self._model, self._manifest, self._verify = model, manifest, verify_frozen
+        self._before: dict[str, str] = {}
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        check(self._model, self._manifest, "after the engine was built")
+        if self._verify:
+            self._before = frozen_hashes(self._model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._verify and state.global_step == 1:
+            self._compare(1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        check(self._model, self._manifest, "at the end of training")
+        if self._verify:
+            self._compare(state.global_step)
+
+    def _compare(self, step: int) -> None:
+        moved = [name for name, value in frozen_hashes(self._model).items() if value != self._before[name]]
+        if moved:
+            raise RuntimeError(
+                f"{len(moved)} frozen tensors changed by step {step}: {', '.join(moved[:3])}{', ...' if len(moved) > 3 else ''}"
+            )
 
 
 class SaveEvery(TrainerCallback):

@@ -7,26 +7,16 @@ from typing import Any
 
 import torch
 
+from data.atomic import write_text
+from model import adapters
 from model.quiet import without_bars
+from train import distributed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text beside the file, then renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def save(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[str, torch.Tensor] | None = None) -> Path:
-    """Writes a complete model folder: weights, config, generation config, processor.
+    """Writes a complete model folder: weights, config, generation config, processor; adapters are merged in, and kept in `adapter/`.
 
     Args:
         model: The transformers model.
@@ -39,6 +29,9 @@ def save(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[st
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     weights = model.state_dict() if state is None else state
+    if adapters.is_adapted(model):
+        adapters.save_adapter(model, partial / "adapter", weights)
+        weights = adapters.merged_state(model, weights, distributed.gathered)
     cast = {name: tensor.detach().to("cpu", DTYPES[dtype]) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     with without_bars():
         model.save_pretrained(partial, state_dict=cast)
@@ -55,4 +48,4 @@ def _record_dtype(path: Path, dtype: str) -> None:
     for section in (config, config.get("text_config", {}), config.get("vision_config", {})):
         if "dtype" in section:
             section["dtype"] = dtype
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -26,10 +26,29 @@ COMMANDS = {
         example="perennial train train/recipes/demo.yaml --model.preset sa_proj --train.learning_rate 3e-4",
         module="train.command",
     ),
+    "assemble": Command(
+        help="join a vision tower, a projector and a language model",
+        example="perennial assemble RECIPE.yaml --output models/NAME",
+        module="train.assemble",
+    ),
+    "import": Command(
+        help="turn an original LLaVA checkpoint into a transformers model",
+        example="perennial import llava-v1.5-7b --vision openai/clip-vit-large-patch14-336 --output models/llava-1.5-7b",
+        module="train.assemble",
+        prefix="import_",
+    ),
+    "presets": Command(
+        help="show what each preset trains in a model, and the memory that takes",
+        example="perennial presets qwen2.5-vl-7b --gpus 8",
+        module="train.presets",
+    ),
     "generate": Command(
         help="let a model write down what it knows, as trees of dialogues",
         example="perennial generate train/recipes/tree_demo.yaml",
         module="train.generate",
+    ),
+    "chat": Command(
+        help="ask a model something", example="perennial chat terrarium --image FILE.png --ask 'What do you see?'", module="train.chat"
     ),
     "evaluate": Command(
         help="measure what a model has learned and what it has lost",

@@ -11,10 +11,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data.config import DataConfig
 from data.terrarium.base import BUILT_IN, resolve
 from data.trees.plan import TreeConfig
-from model.config import ModelConfig
+from model.config import OPEN_CLIP, ModelConfig
+from model.source import is_hub_name
 from train.explain import explain
 
 RECIPES = Path(__file__).parent / "recipes"
+
+
+class PartConfig(BaseModel):
+    """How one part of the model trains, where that differs from the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate; None: train.learning_rate")
+    weight_decay: float | None = Field(None, ge=0, description="AdamW's, on matrices only; None: train.weight_decay")
+
+
+class PartsConfig(BaseModel):
+    """The parts that a model is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vision: PartConfig = Field(default_factory=PartConfig, description="the vision tower")
+    projector: PartConfig = Field(default_factory=PartConfig, description="what maps the tower's features to the language model")
+    llm: PartConfig = Field(default_factory=PartConfig, description="the language model with embeddings and head, or its adapters")
 
 
 class TrainConfig(BaseModel):
@@ -35,9 +55,11 @@ class TrainConfig(BaseModel):
     warmup_share: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="learning rate after the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, on matrices only")
+    parts: PartsConfig = Field(default_factory=PartsConfig, description="rates of single parts")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the computation")
     matmul_precision: Literal["highest", "high", "medium"] = Field("highest", description="of float32 products; medium: bf16 inside")
+    verify_frozen: bool = Field(False, description="check after the first and the last step that every frozen tensor is bit-identical")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; None: at the end alone")
     save_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of the saved weights")
 
@@ -105,11 +127,18 @@ def _check_files(recipe: Recipe, where: str) -> None:
             raise FileNotFoundError(f"{where}: data.sources.{number}.path: {source.path} does not exist{_near(Path(source.path))}")
     for name in ("base", "vision", "language"):
         folder = getattr(recipe.model, name, None)
-        if folder is not None and not (Path(folder) / "config.json").is_file():
+        if folder is None or is_hub_name(folder) or folder.startswith(OPEN_CLIP):
+            continue
+        if not (Path(folder) / "config.json").is_file():
             what = "holds no config.json" if Path(folder).is_dir() else "does not exist"
             raise FileNotFoundError(
-                f"{where}: model.{name}: {folder} {what}; give a folder saved in transformers' format, or one of {', '.join(BUILT_IN)}"
+                f"{where}: model.{name}: {folder} {what}; give a folder saved in transformers' format, a name on the hub, or one of "
+                f"{', '.join(BUILT_IN)}"
             )
+    for name in ("projector", "chat_template"):
+        file = getattr(recipe.model, name, None)
+        if file is not None and not Path(file).exists():
+            raise FileNotFoundError(f"{where}: model.{name}: {file} does not exist{_near(Path(file))}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Demo:
 
     def tune(self, way: Way) -> dict[str, Any]:
         """Tunes in one way and evaluates; gives the report's record of the run."""
-        from train.checkpoint import write_json
+        from data.atomic import write_json
         from train.run import train
 
         recipe = self.recipe(way)

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,34 @@ def zero_config(name: str, trainable_parameters: int) -> dict[str, Any]:
     if zero.get("reduce_bucket_size") == "auto" and trainable_parameters <= ONE_BUCKET:
         zero["reduce_bucket_size"] = trainable_parameters
     return config
+
+
+@contextmanager
+def gathered(parameters: Iterable[Any]) -> Iterator[None]:
+    """Makes parameters whole that ZeRO-3 has partitioned, in every process; what is done to them inside is lost."""
+    held = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not held:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(held, modifier_rank=None):
+        yield
+
+
+def full_gradient(parameter: Any) -> Any:
+    """The gradient of a parameter over all processes, before the engine's step clears it; a collective under ZeRO."""
+    from deepspeed.utils import safe_get_full_grad
+
+    return safe_get_full_grad(parameter)
+
+
+def write_back(parameter: Any) -> None:
+    """Copies a parameter that was changed by hand into the optimizer's master weights, else ZeRO's next step undoes the change."""
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    if hasattr(parameter, "_hp_mapping"):
+        safe_set_full_fp32_param(parameter, parameter.detach().float())
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data.atomic import write_json
 from data.dataset import EncodedSource
 from data.mixture import Order
 from model.presets import Manifest
-from train.checkpoint import write_json
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy")
 

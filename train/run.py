@@ -13,13 +13,18 @@ from typing import Any
 import torch
 import yaml
 
+from data.atomic import write_json, write_text
 from data.collate import Collator
 from data.dataset import EncodedSource, MixedDataset, load_sources
 from data.mixture import Order, mix, samples_per_epoch
-from model import build, presets
+from data.pictures import pictures_of
+from model import adapters, build
+from model.manifest import Manifest
 from train import checkpoint, distributed
-from train.callbacks import Metrics, Progress, SaveEvery
+from train.adalora import companions
+from train.callbacks import CheckManifest, Metrics, Progress, SaveEvery
 from train.config import Recipe
+from train.optim import with_rates
 from train.record import Record, describe_data, describe_training
 from train.trainer import MixtureTrainer, arguments, text_only_batches
 
@@ -55,13 +60,17 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     folder = open_run_folder(recipe, overwrite)
     join_processes(recipe)
     model, processor = load_model(recipe)
-    manifest = choose_what_trains(model, recipe)
     sources = read_data(recipe, processor, progress)
     order, steps = plan_order(sources, recipe, progress)
+    manifest, tuner = choose_what_trains(model, recipe, steps)
     record = write_down_what_runs(recipe, folder, manifest, sources, order, steps)
     dataset = MixedDataset(sources, order)
-    with record.ending(), distributed.own_state(), closing(build_trainer(model, processor, recipe, dataset, folder, progress)) as trainer:
-        take_all_steps(trainer, manifest)
+    with (
+        record.ending(),
+        distributed.own_state(),
+        closing(build_trainer(model, processor, recipe, (manifest, tuner), dataset, progress)) as trainer,
+    ):
+        take_all_steps(trainer)
         final = save_checkpoint(trainer, processor, recipe, folder, steps)
         record.update(loss=loss_summary(trainer), checkpoint=str(final.relative_to(folder)))
     return RunResult(folder=folder, checkpoint=final, seconds=time.perf_counter() - start)
@@ -95,16 +104,10 @@ def load_model(recipe: Recipe) -> tuple[Any, Any]:
     return build.load(recipe.model, recipe.train.seed)
 
 
-def choose_what_trains(model: Any, recipe: Recipe) -> presets.Manifest:
-    """Step 4: the preset's parameters train, all others are frozen."""
-    assert recipe.model is not None
-    return presets.apply(model, recipe.model.preset)
-
-
 def read_data(recipe: Recipe, processor: Any, progress: bool) -> list[EncodedSource]:
-    """Step 5: every source, encoded; what is left out is told."""
+    """Step 4: every source, encoded; what is left out is told."""
     assert recipe.data is not None
-    sources = load_sources(recipe.data, tokenizer_of(processor), image_tokens(processor))
+    sources = load_sources(recipe.data, tokenizer_of(processor), pictures_of(processor))
     for source in sources:
         for reason, where in source.left_out.items():
             tell(f"{source.config.path}: {len(where)} records left out: {reason} (first: {where[0]})", progress)
@@ -112,7 +115,7 @@ def read_data(recipe: Recipe, processor: Any, progress: bool) -> list[EncodedSou
 
 
 def plan_order(sources: Sequence[EncodedSource], recipe: Recipe, progress: bool) -> tuple[Order, int]:
-    """Step 6: which sample stands where, over all steps."""
+    """Step 5: which sample stands where, over all steps."""
     assert recipe.data is not None
     share, size = recipe.data.text_share, recipe.train.batch_size
     described = [source.source for source in sources]
@@ -123,8 +126,15 @@ def plan_order(sources: Sequence[EncodedSource], recipe: Recipe, progress: bool)
     return order, steps
 
 
+def choose_what_trains(model: Any, recipe: Recipe, steps: int) -> tuple[Manifest, Any]:
+    """Step 6: the preset's parameters train, or adapters on them; all others are frozen. The second is PEFT's tuner, or None."""
+    assert recipe.model is not None
+    manifest, tuner = adapters.choose_what_trains(model, recipe.model, steps=steps, seed=recipe.train.seed)
+    return with_rates(model, manifest, recipe.train), tuner
+
+
 def write_down_what_runs(
-    recipe: Recipe, folder: Path, manifest: presets.Manifest, sources: Sequence[EncodedSource], order: Order, steps: int
+    recipe: Recipe, folder: Path, manifest: Manifest, sources: Sequence[EncodedSource], order: Order, steps: int
 ) -> Record:
     """Step 7: config.yaml, trainable.json, run.json."""
     record = Record(
@@ -137,36 +147,42 @@ def write_down_what_runs(
         data=describe_data(sources, order),
     )
     if distributed.is_first():
-        checkpoint.write_text(folder / "config.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        checkpoint.write_json(folder / "trainable.json", manifest.to_dict())
+        write_text(folder / "config.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        write_json(folder / "trainable.json", manifest.to_dict())
     record.update()
     return record
 
 
-def build_trainer(model: Any, processor: Any, recipe: Recipe, dataset: MixedDataset, folder: Path, progress: bool) -> MixtureTrainer:
+def build_trainer(
+    model: Any, processor: Any, recipe: Recipe, trains: tuple[Manifest, Any], dataset: MixedDataset, progress: bool
+) -> MixtureTrainer:
     """Step 8: the Trainer under DeepSpeed."""
-    config, first = recipe.train, distributed.is_first()
+    assert recipe.output is not None
+    config, folder, first = recipe.train, Path(recipe.output), distributed.is_first()
+    manifest, tuner = trains
     steps = len(dataset) // config.batch_size
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    zero = distributed.zero_config(config.zero, trainable)
+    zero = distributed.zero_config(config.zero, manifest.trainable_parameters)
     args = arguments(config, steps=steps, processes=distributed.world_size(), deepspeed=zero, folder=str(folder))
-    collator = Collator(pad_id=tokenizer_of(processor).pad_token_id or 0, image_processor=getattr(processor, "image_processor", None))
+    collator = Collator(tokenizer_of(processor), pictures_of(processor))
     tokens = dataset.lengths().reshape(steps, config.batch_size).sum(axis=1)
-    callbacks: list[Any] = [Metrics(folder / "metrics.jsonl" if first else None, tokens)]
+    callbacks: list[Any] = [
+        Metrics(folder / "metrics.jsonl" if first else None, tokens),
+        CheckManifest(model, manifest, verify_frozen=config.verify_frozen),
+    ]
     if progress and first:
         callbacks.append(Progress(config.stage))
-    trainer = MixtureTrainer(model, config, args, dataset, collator, callbacks)
+    trainer = MixtureTrainer(model, manifest, args, dataset, collator, callbacks)
+    for companion in companions(tuner, trainer):
+        trainer.add_callback(companion)
     if config.save_every is not None:
         trainer.add_callback(SaveEvery(config.save_every, lambda step: save_checkpoint(trainer, processor, recipe, folder, step)))
     return trainer
 
 
-def take_all_steps(trainer: MixtureTrainer, manifest: presets.Manifest) -> None:
-    """Step 9: every optimizer step, with exactly the manifest's parameters before and after."""
-    presets.check(trainer.model, manifest)
-    with text_only_batches(trainer.model):
+def take_all_steps(trainer: MixtureTrainer) -> None:
+    """Step 9: every optimizer step, with exactly the manifest's tensors training from the first to the last."""
+    with text_only_batches(trainer):
         trainer.train()
-    presets.check(trainer.model, manifest)
 
 
 def save_checkpoint(trainer: MixtureTrainer, processor: Any, recipe: Recipe, folder: Path, step: int) -> Path:
@@ -189,16 +205,6 @@ def status(folder: Path) -> str | None:
     """How the run in a folder ended ("done", "failed", "interrupted", "running"); None where there is none."""
     path = folder / "run.json"
     return json.loads(path.read_text(encoding="utf-8")).get("status") if path.is_file() else None
-
-
-def image_tokens(processor: Any) -> int:
-    """Tokens that one picture takes; 0 for a tokenizer without pictures."""
-    if not hasattr(processor, "image_processor"):
-        return 0
-    pictures = processor.image_processor
-    size = pictures.crop_size if getattr(pictures, "do_center_crop", False) and pictures.crop_size else pictures.size
-    tokens = (size["height"] // processor.patch_size) * (size["width"] // processor.patch_size) + processor.num_additional_image_tokens
-    return int(tokens - (processor.vision_feature_select_strategy == "default"))
 
 
 def tokenizer_of(processor: Any) -> Any:

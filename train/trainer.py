@@ -1,14 +1,17 @@
 """transformers' Trainer with our order, loss, optimizer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import SequentialSampler
 
 from data.collate import Collator
 from data.dataset import MixedDataset
+from model.layout import layout_of
+from model.manifest import Manifest
 from train.config import TrainConfig
 from train.lighter import without_datasets
 from train.losses import cross_entropy, predicting_positions
@@ -18,6 +21,7 @@ with without_datasets():
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
+BLANK = 56  # pixels a side: the smallest picture that every family's processor takes
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -62,7 +66,7 @@ class MixtureTrainer(Trainer):
 
     Args:
         model: A LLaVA-style model, or a text-only causal model.
-        config: The recipe's `train` section.
+        manifest: What trains, with learning rates.
         args: From `arguments`.
         dataset: The samples, in order.
         collator: Makes batches of them.
@@ -75,22 +79,26 @@ class MixtureTrainer(Trainer):
     def __init__(
         self,
         model: Any,
-        config: TrainConfig,
+        manifest: Manifest,
         args: TrainingArguments,
         dataset: MixedDataset,
         collator: Collator,
         callbacks: list[TrainerCallback],
     ) -> None:
-        self.config = config
+        self.manifest = manifest
+        self.penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None
         before = dict(vars(model.config))
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator, callbacks=callbacks)
+        # Else the Trainer counts no tokens for families that do not take the count (Qwen-VL), and accumulation sums means.
+        self.model_accepts_loss_kwargs = True
         # The Trainer turns the key-value cache off in the config, which would be saved; compute_loss turns it off where it matters.
         if "use_cache" in before:
             model.config.use_cache = before["use_cache"]
         else:
             del model.config.use_cache
         self.remove_callback(PrinterCallback)
-        self._image_shape = _image_shape(model)
+        self.shows_a_blank = False
+        self._blank = collator.pictures.inputs([[np.zeros((BLANK, BLANK, 3), np.uint8)]]) if _needs_pictures(model) else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -99,7 +107,7 @@ class MixtureTrainer(Trainer):
         """AdamW over the trainable parameters, in the groups of train/optim.py."""
         existing: Any = getattr(self, "optimizer", None)
         if existing is None:
-            existing = build_optimizer(self.model, self.config.learning_rate, self.config.weight_decay)
+            existing = build_optimizer(self.model, self.manifest)
             self.optimizer = existing
         return existing
 
@@ -107,11 +115,14 @@ class MixtureTrainer(Trainer):
         """This micro batch's part of the step's loss: its sum over the tokens of the global batch."""
         labels = inputs.pop("labels")
         positions = predicting_positions(labels)
-        if self._image_shape is not None and "pixel_values" not in inputs:
+        self.shows_a_blank = self._blank is not None and "pixel_values" not in inputs
+        if self._blank is not None and self.shows_a_blank:
             # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
-            inputs["pixel_values"] = torch.zeros((1, *self._image_shape), device=labels.device)
+            inputs |= {name: tensor.to(labels.device) for name, tensor in self._blank.items()}
         outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
         total, count = cross_entropy(outputs.logits, labels[:, positions + 1])
+        if self.penalty is not None:
+            total = total + count * self.penalty(self.model)  # as if on every token, so that micro batches add up to one penalty
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         # DeepSpeed averages over processes what is to be a sum.
         loss = loss * self.accelerator.num_processes
@@ -134,33 +145,42 @@ class MixtureTrainer(Trainer):
 
 
 @contextmanager
-def text_only_batches(model: Any) -> Iterator[None]:
-    """Lets a model take a picture that no token stands for, as batches without images carry one.
+def text_only_batches(trainer: MixtureTrainer) -> Iterator[None]:
+    """Lets a batch without pictures carry one that no token stands for.
 
-    Its features go through tower and projector, then into no position at all: every gradient there is an exact zero.
+    It goes through tower and projector on the same way as any other; of its features no row is left, so that they enter nowhere and every
+    gradient there is an exact zero.
     """
-    inner: Any = getattr(model, "model", None)
-    if not hasattr(inner, "get_placeholder_mask"):
+    inner: Any = getattr(trainer.model, "model", None)
+    if not hasattr(inner, "get_image_features"):
         yield
         return
-    checked = inner.get_placeholder_mask
+    features = inner.get_image_features
 
-    def unchecked_when_empty(input_ids: torch.Tensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
-        mask = input_ids == inner.config.image_token_id
-        return checked(input_ids, inputs_embeds, image_features) if mask.any() else mask.unsqueeze(-1)
+    def none_left_of_a_blank(*arguments: Any, **options: Any) -> Any:
+        found = features(*arguments, **options)
+        if trainer.shows_a_blank:
+            for name in ("pooler_output", "deepstack_features"):
+                if getattr(found, name, None) is not None:
+                    setattr(found, name, _no_rows(getattr(found, name)))
+        return found
 
-    inner.get_placeholder_mask = unchecked_when_empty
+    inner.get_image_features = none_left_of_a_blank
     try:
         yield
     finally:
-        del inner.get_placeholder_mask
+        del inner.get_image_features
 
 
-def _image_shape(model: Any) -> tuple[int, int, int] | None:
-    """Shape of the picture that a batch without images needs; None where tower and projector are frozen."""
-    inner = getattr(model, "model", None)
-    parts = [getattr(inner, name, None) for name in ("vision_tower", "multi_modal_projector")]
-    if not any(parameter.requires_grad for part in parts if part is not None for parameter in part.parameters()):
-        return None
-    size = model.config.vision_config.image_size
-    return model.config.vision_config.num_channels, size, size
+def _no_rows(features: Any) -> Any:
+    """The same nest of tensors, each without its rows."""
+    return features[:0] if isinstance(features, torch.Tensor) else type(features)(_no_rows(one) for one in features)
+
+
+def _needs_pictures(model: Any) -> bool:
+    """Whether a batch must pass the tower for every parameter that trains to have a gradient."""
+    if not hasattr(model.config, "vision_config"):
+        return False
+    layout = layout_of(model.config)
+    trains = {layout.part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return bool(trains & {"vision_tower", "projector"})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from data.atomic import write_text
 from data.terrarium.sample import TEST_SIZE, TRAIN_SIZE, Sample
 from data.terrarium.skills import SUITES, samples
 from data.terrarium.visual import TARGET_SKILLS
@@ -49,8 +50,8 @@ def write_world(
                 check_disjoint(train, test)
                 write(train, folder / "train" / f"{skill}.json")
             tasks.append({"name": skill, "group": group, "path": f"test/{skill}.json", "score": SCORES.get(skill, "exact")})
-    suite.write_text(yaml.safe_dump({"tasks": tasks}, sort_keys=False))
-    stamp.write_text(yaml.safe_dump(made))
+    write_text(suite, yaml.safe_dump({"tasks": tasks}, sort_keys=False))
+    write_text(stamp, yaml.safe_dump(made))
     return suite
 
 

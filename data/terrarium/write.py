@@ -1,9 +1,9 @@
 """Writes Terrarium samples to disk as ordinary LLaVA JSON beside PNG pictures."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from data.atomic import write_json
 from data.terrarium.sample import Sample
 
 SPEAKERS = ("human", "gpt")
@@ -34,10 +34,7 @@ def write(samples: Iterable[Sample], path: Path, *, progress: bool = False, tota
             sample.picture().save(file, compress_level=1)
             record["image"] = file.relative_to(path.parent).as_posix()
         records.append(record)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(records, indent=0))
-    partial.replace(path)
-    return path
+    return write_json(path, records, indent=0)
 
 
 def conversation(sample: Sample) -> list[dict[str, str]]:

@@ -1,11 +1,11 @@
 """A tree folder: what has grown is committed layer by layer, so that an interrupted growth goes on where it stood."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.atomic import write_json, write_text
 from data.trees.nodes import Node, Tree
 
 FORMAT = 1
@@ -47,19 +47,19 @@ class TreeFolder:
         """Adds a finished layer."""
         self.tree = Tree(nodes=(*self.tree.nodes, *nodes), layers=(*self.tree.layers, layer))
         lines = "".join(json.dumps(node.record(), ensure_ascii=False) + "\n" for node in self.tree.nodes)
-        write_whole(self.path / NODES, lines)
+        write_text(self.path / NODES, lines)
         self._write_manifest("growing")
 
     def finish(self, dialogues: Sequence[dict[str, Any]], report: dict[str, Any]) -> None:
         """Writes the export beside the tree."""
         records = ",\n".join(json.dumps(record, ensure_ascii=False) for record in dialogues)
-        write_whole(self.path / DIALOGUES, f"[\n{records}\n]\n")
-        write_whole(self.path / REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_text(self.path / DIALOGUES, f"[\n{records}\n]\n")
+        write_json(self.path / REPORT, report, indent=1)
         self._write_manifest("complete", dialogues=len(dialogues))
 
     def _write_manifest(self, status: str, **more: Any) -> None:
         manifest = {"format": FORMAT, "status": status, **self.about, "identity": self.identity, "layers": list(self.tree.layers), **more}
-        write_whole(self.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        write_json(self.path / MANIFEST, manifest, indent=1)
 
     def _load(self) -> None:
         try:
@@ -96,19 +96,6 @@ class TreeFolder:
                     f"{path} line {number} is no node ({error}); the file was changed: delete the folder, grow again"
                 ) from error
         return nodes
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old one or the new one."""
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:

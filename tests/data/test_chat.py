@@ -8,6 +8,7 @@ import pytest
 
 from data.chat import encode, encode_all, prompt_ids, render_prompt
 from data.conversation import Conversation, Turn
+from data.pictures import Pictures
 from data.template import take_apart
 
 CHATML = (
@@ -47,7 +48,7 @@ def named(request: pytest.FixtureRequest, tiny_folder: Path) -> tuple[str, Any]:
 
 def learned(tokenizer: Any, one: Conversation, **settings: Any) -> str:
     """The text of the tokens that carry loss."""
-    encoded = encode(one, tokenizer, image_tokens=16, **settings)
+    encoded = encode(one, tokenizer, pictures=Pictures(fixed=16), **settings)
     return str(tokenizer.decode([token for token, kept in zip(encoded.input_ids, encoded.labels_mask, strict=True) if kept]))
 
 
@@ -70,14 +71,14 @@ def test_ids_are_those_of_the_rendered_template(named: tuple[str, Any]) -> None:
     plain = [{"role": turn.role, "content": turn.text} for turn in one.turns]
     parts = [{"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in one.turns]
     text = tokenizer.apply_chat_template(parts if name == "parts" else plain, tokenize=False)
-    assert encode(one, tokenizer, image_tokens=16).input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encode(one, tokenizer, pictures=Pictures(fixed=16)).input_ids == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_the_prompt_is_what_stands_before_the_last_answer(named: tuple[str, Any]) -> None:
     _, tokenizer = named
     one = dialogue("Who?", "Me.", "Where?", "Here.")
-    encoded = encode(one, tokenizer, image_tokens=16)
-    prompt = prompt_ids(one, tokenizer, image_tokens=16)
+    encoded = encode(one, tokenizer, pictures=Pictures(fixed=16))
+    prompt = prompt_ids(one, tokenizer, pictures=Pictures(fixed=16))
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.labels_mask[len(prompt)]
     assert not encoded.labels_mask[len(prompt) - 1]
@@ -89,7 +90,7 @@ def test_a_prompt_of_one_round_leaves_later_rounds_out(tiny: tuple[Any, Any]) ->
 
 def test_an_image_takes_its_number_of_tokens_without_loss(tiny: tuple[Any, Any]) -> None:
     tokenizer = tiny[1].tokenizer
-    encoded = encode(dialogue("<image>\nWho?", "Me.", images=1), tokenizer, image_tokens=16, loss_on="all")
+    encoded = encode(dialogue("<image>\nWho?", "Me.", images=1), tokenizer, pictures=Pictures(fixed=16), loss_on="all")
     image = tokenizer.convert_tokens_to_ids("<image>")
     assert encoded.input_ids.count(image) == 16
     assert not any(kept for token, kept in zip(encoded.input_ids, encoded.labels_mask, strict=True) if token == image)
@@ -98,8 +99,8 @@ def test_an_image_takes_its_number_of_tokens_without_loss(tiny: tuple[Any, Any])
 def test_many_at_once_are_encoded_like_one_by_one(tiny: tuple[Any, Any]) -> None:
     tokenizer = tiny[1].tokenizer
     several = [dialogue("Who?", "Me."), dialogue("<image>Where is it?", "In a warm cave.", "Sure?", "Yes.", images=1)]
-    for (ids, mask), one in zip(encode_all(several, tokenizer, image_tokens=4), several, strict=True):
-        alone = encode(one, tokenizer, image_tokens=4)
+    for (ids, mask), one in zip(encode_all(several, tokenizer, pictures=Pictures(fixed=4)), several, strict=True):
+        alone = encode(one, tokenizer, pictures=Pictures(fixed=4))
         assert (ids.tolist(), mask.tolist()) == (alone.input_ids, alone.labels_mask)
 
 
@@ -120,11 +121,11 @@ def test_a_template_that_rewrites_a_text_is_an_error_that_names_the_record(tiny:
     tokenizer = tiny[1].tokenizer
     tokenizer.chat_template = CHATML.replace("+ message['content'] +", "+ message['content'].split('</think>')[-1] +")
     with pytest.raises(ValueError, match=r"talk\.json record 4: the chat template"):
-        encode(dialogue("Who?", "<think>hm</think>Me."), tokenizer, image_tokens=4)
+        encode(dialogue("Who?", "<think>hm</think>Me."), tokenizer, pictures=Pictures(fixed=4))
 
 
 def test_a_template_that_refuses_the_roles_is_an_error_that_names_the_record(tiny: tuple[Any, Any]) -> None:
     tokenizer = tiny[1].tokenizer
     tokenizer.chat_template = "{{ raise_exception('no dialogue at all') }}"
     with pytest.raises(ValueError, match=r"talk\.json record 4: .*no dialogue at all"):
-        encode(dialogue("Who?", "Me."), tokenizer, image_tokens=4)
+        encode(dialogue("Who?", "Me."), tokenizer, pictures=Pictures(fixed=4))

@@ -1,6 +1,5 @@
 """Loading and assembling models."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.build import assemble, load, load_pair
+from model.build import load, load_pair
 from model.config import ModelConfig
 from model.language import extract, save
 from model.projector import initialise
@@ -18,6 +17,10 @@ def batch(processor: Any, images: int = 1) -> dict[str, torch.Tensor]:
     from PIL import Image
 
     return dict(processor(text="<s><|user|><image>What?", images=[Image.new("RGB", (64, 64), "red")] * images, return_tensors="pt"))
+
+
+def assemble(vision: Path, language: Path, seed: int = 0, **options: Any) -> tuple[Any, Any]:
+    return load(ModelConfig.model_validate({"vision": str(vision), "language": str(language)} | options), seed)
 
 
 @pytest.fixture
@@ -90,35 +93,9 @@ def test_an_assembly_from_a_plain_clip_folder_reads_one_layer_below_the_last(tin
     model, processor = tiny
     model.model.vision_tower.save_pretrained(tmp_path / "clip")
     processor.image_processor.save_pretrained(tmp_path / "clip")
-    config = ModelConfig(vision=str(tmp_path / "clip"), language=str(language))
-    assembled, joined = load(config, seed=0)
+    assembled, joined = assemble(tmp_path / "clip", language)
     assert assembled.config.vision_feature_layer == -2
     assert torch.isfinite(assembled(**batch(joined)).logits).all()
-
-
-def test_a_tokenizer_without_an_image_token_gets_one_with_a_row_of_its_own(
-    tiny: tuple[Any, Any], tiny_folder: Path, language: Path
-) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    from data.terrarium.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer(["a b c"], vocabulary_size=280)
-    data = json.loads(tokenizer.backend_tokenizer.to_str())
-    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] != "<image>"]
-    data["model"]["vocab"]["<other>"] = data["model"]["vocab"].pop("<image>")
-    from tokenizers import Tokenizer
-
-    plain = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(data)), bos_token="<s>", eos_token="<|end|>", pad_token="<pad>"
-    )
-    plain.chat_template = tokenizer.chat_template
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        (language / file).unlink()
-    plain.save_pretrained(language)
-    model, processor = assemble(tiny_folder, language, seed=0)
-    assert model.config.image_token_index == processor.tokenizer.convert_tokens_to_ids("<image>")
-    assert model.get_input_embeddings().num_embeddings >= len(processor.tokenizer)
 
 
 def test_the_extracted_backbone_gives_the_same_logits_on_text(tiny: tuple[Any, Any], language: Path) -> None:

@@ -80,11 +80,12 @@ def test_the_first_loss_is_the_models_own_over_the_same_tokens(finished: RunResu
     from data.config import SourceConfig
     from data.dataset import MixedDataset, load_source
     from data.mixture import mix
+    from data.pictures import pictures_of
 
     model, processor = load_pair(tiny_folder)
-    source = load_source(SourceConfig(path=str(data)), processor.tokenizer, 16, 512)
+    source = load_source(SourceConfig(path=str(data)), processor.tokenizer, pictures_of(processor), 512)
     dataset = MixedDataset([source], mix([source.source], 8, seed=3))
-    batch = Collator(0, processor.image_processor)([dataset[position] for position in range(8)])
+    batch = Collator(processor.tokenizer, pictures_of(processor))([dataset[position] for position in range(8)])
     with torch.no_grad():
         expected = model(**batch).loss.item()
     assert json.loads((finished.folder / "run.json").read_text())["loss"]["first"] == pytest.approx(expected, rel=1e-5)

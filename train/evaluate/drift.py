@@ -8,6 +8,7 @@ import torch
 
 from data.chat import render_prompt
 from data.conversation import Conversation
+from data.pictures import pictures_of
 from train.evaluate.generate import encode_batch
 from train.evaluate.numbers import NUMBER_WORDS
 from train.evaluate.tasks import Question, Suite
@@ -73,7 +74,8 @@ def number_token_probability(
     tokenizer = getattr(processor, "tokenizer", processor)
     numbers = torch.tensor(number_token_ids(tokenizer), dtype=torch.long, device=model.device)
     pairs = [pair for pair in zip(conversations, continuations, strict=True) if pair[1]]
-    prompts = [render_prompt(conversation, tokenizer) for conversation, _ in pairs]
+    mark = pictures_of(processor).mark
+    prompts = [render_prompt(conversation, tokenizer, mark=mark) for conversation, _ in pairs]
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0].images), len(prompts[i])))
     training = model.training
     model.eval()
@@ -102,6 +104,8 @@ def _batch_means(model: Any, inputs: dict[str, Any], continuations: Sequence[Seq
         "attention_mask": torch.cat([inputs["attention_mask"], written.to(inputs["attention_mask"].dtype)], dim=1),
     }
     # The last longest + 1 positions begin with the prompt's last token, which predicts the first token of the continuation.
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(padded, dtype=torch.int)], dim=1)
     logits_BTV = model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
     mass_BT = logits_BTV.float().softmax(dim=-1).index_select(-1, numbers).sum(dim=-1)
     return ((mass_BT * written).sum(dim=1) / written.sum(dim=1)).tolist()

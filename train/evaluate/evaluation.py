@@ -1,11 +1,11 @@
 """Asks a model every question of a suite, then scores what it says."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
+from data.atomic import write_json
 from train.evaluate.drift import number_token_probability, unrelated_questions
 from train.evaluate.generate import Answer, Request, answer
 from train.evaluate.score import is_correct, score_answers
@@ -71,12 +71,7 @@ def group_means(tasks: dict[str, Any]) -> dict[str, float]:
 
 def save(evaluation: dict[str, Any], folder: str | Path) -> Path:
     """Writes `evaluation.json` into `folder`, whole or not at all."""
-    path = Path(folder) / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-    unfinished.write_text(json.dumps(evaluation, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    return write_json(Path(folder) / FILE_NAME, evaluation, indent=1)
 
 
 def load(path: str | Path) -> dict[str, Any]:

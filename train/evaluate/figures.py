@@ -68,8 +68,9 @@ def frontier(runs: Sequence[dict[str, Any]], base: dict[str, Any]) -> Any:
         figure.legend(loc="outside lower center", ncols=len(groups), frameon=False, fontsize=9)
     figure.canvas.draw()
     for panel, (key, _) in zip(panels, kinds, strict=False):
-        points = [(100 * (row["target_after"] - row["target_before"]), 100 * row[key]) for row in found]
-        place_labels(panel, points, [row["name"] for row in found], [styles[row["name"]][0] for row in found])
+        # A way whose two rates are one stands at one point, under one label.
+        marks = dict.fromkeys((row["name"], 100 * (row["target_after"] - row["target_before"]), 100 * row[key]) for row in found)
+        place_labels(panel, [(x, y) for _, x, y in marks], [name for name, _, _ in marks], [styles[name][0] for name, _, _ in marks])
     return figure
 
 

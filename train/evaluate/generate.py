@@ -9,6 +9,7 @@ import torch
 from data.chat import render_prompt
 from data.conversation import Conversation
 from data.images import load_image
+from data.pictures import pictures_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,8 @@ def answer(model: Any, processor: Any, requests: Sequence[Request], *, batch_siz
     from tqdm import tqdm
 
     tokenizer = getattr(processor, "tokenizer", processor)
-    prompts = [render_prompt(request.conversation, tokenizer) for request in requests]
+    mark = pictures_of(processor).mark
+    prompts = [render_prompt(request.conversation, tokenizer, mark=mark) for request in requests]
     order = sorted(range(len(requests)), key=lambda i: (len(requests[i].conversation.images), requests[i].expected_tokens, len(prompts[i])))
     answers: dict[int, Answer] = {}
     training = model.training
@@ -74,7 +76,7 @@ def answer(model: Any, processor: Any, requests: Sequence[Request], *, batch_siz
 
 def encode_batch(processor: Any, prompts: Sequence[str], conversations: Sequence[Conversation], device: Any) -> dict[str, Any]:
     """The model's inputs for a batch of prompts, padded at the left; `pixel_values` only where there are pictures."""
-    images = [load_image(path) for conversation in conversations for path in conversation.images]
+    images = [[load_image(path) for path in conversation.images] for conversation in conversations if conversation.images]
     if images and not hasattr(processor, "image_processor"):
         raise ValueError(
             f"{len(images)} questions of this batch have pictures, but the checkpoint has no picture processor; "

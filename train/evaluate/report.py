@@ -1,10 +1,10 @@
 """The report that sets ways of tuning side by side: one HTML page, its figures, its numbers."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.atomic import write_json, write_text
 from train.evaluate.comparison import HELD_OUT, check, groups_of, rows, sentence
 from train.evaluate.samples import choose, data_uri, png_uri
 from train.evaluate.tables import cells, head, markdown_table, table
@@ -61,9 +61,9 @@ def render(runs: Sequence[dict[str, Any]], base: dict[str, Any], folder: Path, *
         sections=_sections(runs, base),
         context=context,
     )
-    _write(folder / "report.json", json.dumps(numbers(runs, base, title, context), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _write(folder / "report.md", f"# {title}\n\n{sentence(runs, base)}\n\n{markdown_table(runs, base)}\n")
-    return _write(folder / "report.html", page)
+    write_json(folder / "report.json", numbers(runs, base, title, context), indent=1)
+    write_text(folder / "report.md", f"# {title}\n\n{sentence(runs, base)}\n\n{markdown_table(runs, base)}\n")
+    return write_text(folder / "report.html", page)
 
 
 def numbers(runs: Sequence[dict[str, Any]], base: dict[str, Any], title: str, context: dict[str, Any]) -> dict[str, Any]:
@@ -92,10 +92,3 @@ def _sections(runs: Sequence[dict[str, Any]], base: dict[str, Any]) -> list[dict
         if samples:
             sections.append({"heading": heading, "samples": samples})
     return sections
-
-
-def _write(path: Path, text: str) -> Path:
-    unfinished = path.with_name(f".{path.name}.partial")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-    return path
