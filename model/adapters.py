@@ -135,7 +135,7 @@ def choose_what_trains(model: Any, config: "ModelConfig", *, steps: int, seed: i
 
 def is_adapted(model: Any) -> bool:
     """Whether a model carries adapters."""
-    return any(True for _ in _layers(model))
+    return hasattr(model, "peft_config")
 
 
 def merged_state(model: Any, state: Mapping[str, "torch.Tensor"] | None = None, gather: Gather | None = None) -> dict[str, "torch.Tensor"]:
