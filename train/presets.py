@@ -67,12 +67,13 @@ def describe(model: Any, preset: str, gpus: int) -> dict[str, Any]:
 
 
 def table(model: Any, rows: list[dict[str, Any]], gpus: int) -> str:
-    """The rows as aligned text; memory in GiB."""
+    """The rows as aligned text; memory in GiB, of a small model in MiB."""
+    unit, size = ("GiB", 2**30) if max(row["memory"]["zero0"]["total"] for row in rows) >= 2**30 else ("MiB", 2**20)
     total = sum(parameter.numel() for parameter in model.parameters())
     head = ["preset", "tensors", "parameters", "share", *(f"ZeRO-{stage}" for stage in STAGES)]
     lines = [head]
     for row in rows:
-        memory = [f"{row['memory'][f'zero{stage}']['total'] / 2**30:.1f}" for stage in STAGES]
+        memory = [f"{row['memory'][f'zero{stage}']['total'] / size:.1f}" for stage in STAGES]
         lines.append([row["preset"], f"{row['tensors']:,}", f"{row['parameters']:,}", f"{100 * row['share']:.1f} %", *memory])
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
@@ -80,7 +81,7 @@ def table(model: Any, rows: list[dict[str, Any]], gpus: int) -> str:
         for line in lines
     ]
     note = (
-        f"{type(model).__name__}, {total:,} parameters. ZeRO columns: GiB on each of {gpus} GPU{'s' if gpus > 1 else ''} for weights and "
+        f"{type(model).__name__}, {total:,} parameters. ZeRO columns: {unit} on each of {gpus} GPU{'s' if gpus > 1 else ''} for weights and "
         "gradients (bf16), master weights and AdamW's states (fp32); activations come on top."
     )
     return "\n".join([note, "", *text])

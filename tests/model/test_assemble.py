@@ -207,3 +207,15 @@ def test_a_preset_that_does_not_fit_is_found_before_any_weight_is_read(tmp_path:
     assert values["text_config"]["num_hidden_layers"] == 2
     with pytest.raises(ValueError, match=r"'sa_proj\[7\]' holds no layer"):  # there are no weights in the folder
         load(ModelConfig(base=str(tmp_path), preset="sa_proj[7]"), 0)
+
+
+def test_an_open_clip_tower_in_an_assembly_writes_the_same_tokens_in_plain_transformers(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model, processor = assemble("open_clip:ViT-B-32-quickgelu:random", folders("qwen2"))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, its = hf.LlavaForConditionalGeneration.from_pretrained(tmp_path).eval(), hf.AutoProcessor.from_pretrained(tmp_path)
+    tokens = [one.generate(**picture(with_), max_new_tokens=8, do_sample=False) for one, with_ in ((model, processor), (again, its))]
+    assert torch.equal(*tokens)
+    assert tokens[0].shape[1] > picture(processor)["input_ids"].shape[1]
