@@ -81,7 +81,7 @@ def table(model: Any, rows: list[dict[str, Any]], gpus: int) -> str:
         for line in lines
     ]
     note = (
-        f"{type(model).__name__}, {total:,} parameters. ZeRO columns: {unit} on each of {gpus} GPU{'s' if gpus > 1 else ''} for weights and "
-        "gradients (bf16), master weights and AdamW's states (fp32); activations come on top."
+        f"{type(model).__name__}, {total:,} parameters. ZeRO columns: {unit} on each of {gpus} GPU{'s' if gpus > 1 else ''} for weights "
+        "and gradients (bf16), master weights and AdamW's states (fp32); activations come on top."
     )
     return "\n".join([note, "", *text])
