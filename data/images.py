@@ -1,5 +1,7 @@
 """Pictures from disk, as arrays."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +20,22 @@ def load_image(path: str | Path) -> np.ndarray:
         FileNotFoundError: There is no such file.
         ValueError: The file is no picture that Pillow can read in full.
     """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"image {path} does not exist; its record names it, so write the file or remove the record") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"image {path} cannot be read ({error}); replace the file or remove its record") from error
+    with _opened(path) as image:
+        return np.array(image.convert("RGB"))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of a picture in pixels, from its header; raises as `load_image` does."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """A picture's file, opened; what goes wrong with it inside is told with its path."""
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            yield image
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {path} does not exist; its record names it, so write the file or remove the record") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:

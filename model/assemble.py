@@ -1,18 +1,17 @@
 """A tower, a projector and a language model become one LLaVA."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
+from model.architectures import on_meta
 from model.config import ModelConfig
 from model.language import Backbone, load_backbone
 from model.presets import select
+from model.processor import IMAGE_TOKEN, build_processor
 from model.projector import initialise
 from model.vision import Tower, load_tower
-
-IMAGE_TOKEN = "<image>"
 
 
 def assemble(config: ModelConfig, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -34,9 +33,7 @@ def assemble(config: ModelConfig, seed: int) -> tuple[LlavaForConditionalGenerat
     tower = load_tower(config.vision, attention=config.attention, image_size=config.image_size)
     text = load_backbone(config.language, attention=config.attention, image_token=IMAGE_TOKEN, chat_template=config.chat_template)
     joint = joint_config(config, tower, text)
-    with torch.device("meta"):
-        sketch = LlavaForConditionalGeneration(joint)
-    select(sketch, config.preset, config.presets)
+    select(on_meta(joint), config.preset, config.presets)
     with torch.random.fork_rng(devices=[]):  # construction draws numbers that are all overwritten below
         model = LlavaForConditionalGeneration._from_config(joint, dtype=torch.float32, attn_implementation=config.attention)
     model.model.vision_tower.load_state_dict(tower.model.state_dict())
@@ -49,7 +46,7 @@ def assemble(config: ModelConfig, seed: int) -> tuple[LlavaForConditionalGenerat
 
         load_projector(model.model.multi_modal_projector, Path(config.projector))
     model.generation_config = text.model.generation_config
-    return model.eval(), _processor(tower, text, joint)
+    return model.eval(), build_processor(joint, tower.has_class_token, text.tokenizer, tower.image_processor)
 
 
 def joint_config(config: ModelConfig, tower: Tower, text: Backbone) -> LlavaConfig:
@@ -76,16 +73,4 @@ def joint_config(config: ModelConfig, tower: Tower, text: Backbone) -> LlavaConf
         vision_feature_layer=layer,
         vision_feature_select_strategy=strategy,
         tie_word_embeddings=text.model.config.tie_word_embeddings,
-    )
-
-
-def _processor(tower: Tower, text: Backbone, joint: LlavaConfig) -> Any:
-    return LlavaProcessor(
-        image_processor=tower.image_processor,
-        tokenizer=text.tokenizer,
-        patch_size=tower.model.config.patch_size,
-        vision_feature_select_strategy=joint.vision_feature_select_strategy,
-        chat_template=text.tokenizer.chat_template,
-        image_token=IMAGE_TOKEN,
-        num_additional_image_tokens=int(tower.has_class_token),
     )

@@ -12,8 +12,6 @@ from model.loading import checked
 from model.presets import select
 from model.source import folder_of
 
-__all__ = ["assemble", "load", "load_pair"]
-
 
 def load(config: ModelConfig, seed: int) -> tuple[Any, Any]:
     """Loads or assembles what a recipe's `model` section asks for.

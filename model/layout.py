@@ -44,19 +44,22 @@ class Layout:
         Raises:
             ValueError: No root lies above it: the family has a part that this table does not know.
         """
-        found = [(len(root), part) for part, roots in self.roots.items() for root in roots if name == root or name.startswith(root + ".")]
-        if not found:
-            raise ValueError(f"parameter {name} belongs to no known part of the model; add its module to model/layout.py")
-        return max(found)[1]
+        return self._root_above(name)[0]
 
     def places(self, model: Any) -> list[Place]:
         """Where every parameter of a model lies, in the model's order."""
         found = []
         for name, _ in model.named_parameters():
-            part = self.part_of(name)
-            root = max((root for root in self.roots[part] if name == root or name.startswith(root + ".")), key=len)
+            part, root = self._root_above(name)
             found.append(Place(name=name, part=part, words=tuple(name.removeprefix(root).removeprefix(".").split("."))))
         return found
+
+    def _root_above(self, name: str) -> tuple[str, str]:
+        """Part and path of the longest root above a parameter."""
+        found = [(part, root) for part, roots in self.roots.items() for root in roots if name == root or name.startswith(root + ".")]
+        if not found:
+            raise ValueError(f"parameter {name} belongs to no known part of the model; add its module to model/layout.py")
+        return max(found, key=lambda pair: len(pair[1]))
 
 
 Roots = dict[str, tuple[str, ...]]

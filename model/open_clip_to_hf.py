@@ -3,12 +3,12 @@
 import difflib
 import json
 import re
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from model.quiet import without_bars
+from model.whole import whole_folder
 
 TOLERANCE = 1e-4  # largest absolute difference allowed between two features, computed in float32
 IMAGES = 2  # random images that the two towers are compared on
@@ -289,14 +289,9 @@ def _image_processor(preparation: dict[str, Any], config: Any) -> Any:
 
 
 def _write(tower: Any, processor: Any, report: dict[str, Any], folder: Path) -> Path:
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(folder) as partial:
         with without_bars():
             tower.save_pretrained(partial)
         processor.save_pretrained(partial)
         (partial / "open_clip.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder

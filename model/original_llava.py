@@ -1,14 +1,15 @@
 """Checkpoints of the original LLaVA repository as transformers models."""
 
 import json
-import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.original_processor import IMAGE_TOKEN, build_image_processor, build_processor, build_tokenizer
+from model.original_processor import build_image_processor, build_tokenizer
 from model.original_weights import EMBEDDINGS, StoredTower, check_fit, convert, find_tower, read, read_file, weight_files, with_rows
+from model.processor import IMAGE_TOKEN, build_processor
 from model.quiet import without_bars
+from model.whole import whole_folder
 
 if TYPE_CHECKING:
     import torch
@@ -197,9 +198,7 @@ def _write(model: Any, processor: Any, folder: Path) -> None:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(folder) as partial:
         with without_bars():
             model.save_pretrained(partial, max_shard_size="5GB")
             processor.save_pretrained(partial)
@@ -207,6 +206,3 @@ def _write(model: Any, processor: Any, folder: Path) -> None:
         different = [name for name, tensor in model.state_dict().items() if not torch.equal(written[name], tensor)]
         if different:
             raise RuntimeError(f"{len(different)} tensors differ after saving, {different[0]} among them; nothing was written to {folder}")
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

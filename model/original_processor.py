@@ -4,7 +4,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-IMAGE_TOKEN = "<image>"
+from model.processor import IMAGE_TOKEN
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 PICTURE_SETTINGS = (
     *("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size"),
@@ -74,21 +75,6 @@ def build_tokenizer(source: Path, text: Any) -> Any:
         what = f"the tokenizer in {source} has no chat template, and the original's for {text.model_type} is not known"
         warnings.warn(f"{what}; set tokenizer.chat_template before training", stacklevel=3)
     return tokenizer
-
-
-def build_processor(native: Any, has_class_token: bool, tokenizer: Any, image_processor: Any) -> Any:
-    """The processor for a native LLaVA or LLaVA-NeXT config."""
-    from transformers import LlavaNextProcessor, LlavaProcessor
-
-    return (LlavaNextProcessor if native.model_type == "llava_next" else LlavaProcessor)(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=native.vision_config.patch_size,
-        vision_feature_select_strategy=native.vision_feature_select_strategy,
-        chat_template=tokenizer.chat_template,
-        image_token=IMAGE_TOKEN,
-        num_additional_image_tokens=int(has_class_token),
-    )
 
 
 def build_image_processor(native: Any, ratio: str, own: Any) -> Any:

@@ -1,7 +1,7 @@
 """The vision tower of an assembly, with the picture processor that feeds it."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def _read(folder: Path, attention: str) -> Tower:
         model = checked(AutoModel, folder, "float32", attention)
     tower = Tower(model=model, image_processor=AutoImageProcessor.from_pretrained(folder), layer=layer, strategy=strategy)
     if tower.strategy == "default" and not tower.has_class_token:
-        tower = Tower(model=model, image_processor=tower.image_processor, layer=layer, strategy="full")
+        tower = replace(tower, strategy="full")
     _check_size(tower, folder)
     return tower
 

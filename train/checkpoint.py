@@ -10,6 +10,7 @@ import torch
 from data.atomic import write_text
 from model import adapters
 from model.quiet import without_bars
+from model.whole import whole_folder
 from train import distributed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -25,20 +26,17 @@ def save(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[st
         dtype: "fp32" or "bf16".
         state: The weights, where the model itself does not hold them (ZeRO-3); None: its own.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    weights = model.state_dict() if state is None else state
-    if adapters.is_adapted(model):
-        adapters.save_adapter(model, partial / "adapter", weights)
-        weights = adapters.merged_state(model, weights, distributed.gathered)
-    cast = {name: tensor.detach().to("cpu", DTYPES[dtype]) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    with without_bars():
-        model.save_pretrained(partial, state_dict=cast)
-    processor.save_pretrained(partial)
-    _record_dtype(partial / "config.json", str(DTYPES[dtype]).removeprefix("torch."))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    with whole_folder(folder) as partial:
+        weights = model.state_dict() if state is None else state
+        if adapters.is_adapted(model):
+            adapters.save_adapter(model, partial / "adapter", weights)
+            weights = adapters.merged_state(model, weights, distributed.gathered)
+        cast = {name: one.detach().to("cpu", DTYPES[dtype]) if one.is_floating_point() else one for name, one in weights.items()}
+        with without_bars():
+            model.save_pretrained(partial, state_dict=cast)
+        processor.save_pretrained(partial)
+        _record_dtype(partial / "config.json", str(DTYPES[dtype]).removeprefix("torch."))
+        shutil.rmtree(folder, ignore_errors=True)
     return folder
 
 
