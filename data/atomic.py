@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from typing import Any
 def write_text(path: Path, text: str) -> Path:
     """Writes UTF-8 text so that a reader, or a crash, sees the old file or the new one; makes the folder; gives `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with open(partial, "w", encoding="utf-8") as file:
             file.write(text)

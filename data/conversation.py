@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data.images import ImageSource
+
 IMAGE_MARK = "<image>"
 
 Role = Literal["system", "user", "assistant"]
@@ -11,10 +13,17 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One speaker's text; in a user turn `<image>` marks where a picture stands."""
+    """One speaker's text; in a user turn `<image>` marks where a picture stands.
+
+    Attributes:
+        role: Who speaks.
+        text: What is said.
+        weight: Of this turn's tokens in the loss, if its role carries loss; 0: none.
+    """
 
     role: Role
     text: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +33,25 @@ class Conversation:
     Attributes:
         id: Name of the record, as its file gives it; the record's number where the file gives none.
         turns: The turns in order.
-        images: One path for each `<image>` in the turns, in the same order.
+        images: One picture for each `<image>` in the turns, in the same order.
         source: The file that the record was read from.
         record: Position in that file, counted from 0.
+        repairs: What the reader put right in the record, as names in `data.problems.REPAIRS`.
     """
 
     id: str
     turns: tuple[Turn, ...]
-    images: tuple[Path, ...] = ()
+    images: tuple[ImageSource, ...] = ()
     source: str = ""
     record: int = 0
+    repairs: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
         """Where the record stands, as error messages name it: "instruct.json record 12"."""
-        return f"{Path(self.source).name or 'conversation'} record {self.record}"
+        return where(self.source, self.record)
+
+
+def where(source: str, record: int) -> str:
+    """A record's place in words: "instruct.json record 12"."""
+    return f"{Path(source).name or 'conversation'} record {record}"

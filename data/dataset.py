@@ -1,136 +1,233 @@
-"""Encoded samples of several sources as one map-style dataset."""
+"""Indexed samples of several sources as one map-style dataset of rows."""
 
-import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.chat import encode_all
+from data.chat import ChatFormat
 from data.config import DataConfig, SourceConfig
-from data.conversation import Conversation
-from data.images import ImageCache
-from data.mixture import Order, Source
+from data.conversation import where
+from data.images import ImageCache, ImageSource
+from data.index import Index, open_index
+from data.mixture import Source
 from data.pictures import Pictures
-from data.readers import read
+from data.plan import Plan
+from data.problems import Problem
 
 IGNORED = -100  # label of a token that carries no loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedSource:
-    """All samples of one file, encoded, in flat arrays.
+class Samples:
+    """What a source gives to train on.
 
     Attributes:
-        config: Where they came from.
-        ids: int32 [tokens of all samples].
-        mask: bool [tokens of all samples], True where a token carries loss.
-        bounds: int64 [samples + 1]: sample i is `ids[bounds[i]:bounds[i + 1]]`.
-        images: For each sample, its pictures' paths.
-        left_out: Why samples were left out -> the records' places.
-        sha256: Hash of the file.
+        index: All of its good records.
+        rows: int64 [samples]: the index's rows that are used.
+        tokens: int32 [samples]: tokens of each.
+        num_images: int32 [samples]: pictures of each.
+        problems: Every bad record, with what the index cannot know: ids given twice, samples too long.
+        repairs: How often each oddity was put right.
+        unused: Good records left out by `max_records`.
     """
 
-    config: SourceConfig
-    ids: np.ndarray
-    mask: np.ndarray
-    bounds: np.ndarray
-    images: tuple[tuple[str, ...], ...]
-    left_out: dict[str, list[str]]
-    sha256: str
+    index: Index
+    rows: np.ndarray
+    tokens: np.ndarray
+    num_images: np.ndarray
+    problems: tuple[Problem, ...]
+    repairs: dict[str, int]
+    unused: int
 
     def __len__(self) -> int:
-        return len(self.bounds) - 1
+        return len(self.rows)
+
+    @property
+    def config(self) -> SourceConfig:
+        """The source."""
+        return self.index.config
 
     @property
     def source(self) -> Source:
         """What mixing needs to know."""
-        text_only = not any(self.images)
-        return Source(name=self.config.path, size=len(self), weight=self.config.weight, text_only=text_only)
+        return Source(
+            name=self.config.path,
+            size=len(self),
+            weight=self.config.weight,
+            share=self.config.share,
+            max_epochs=self.config.max_epochs,
+            mean_tokens=float(self.tokens.mean()) if len(self) else 1.0,
+            text_only=not self.num_images.any(),
+        )
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """How many records are bad in each way."""
+        return dict(Counter(problem.kind for problem in self.problems).most_common())
 
 
-def load_sources(config: DataConfig, tokenizer: Any, pictures: Pictures) -> list[EncodedSource]:
-    """Reads and encodes every source of a recipe's `data` section.
+def load_sources(
+    config: DataConfig, tokenizer: Any, pictures: Pictures, *, seed: int = 0, fresh: bool = False, progress: bool = False
+) -> list[Samples]:
+    """Indexes every source of a recipe's `data` section, or opens its index.
 
     Args:
         config: The section.
         tokenizer: Its chat template gives ids and loss masks.
         pictures: How the model shows pictures.
+        seed: Draws the records of sources with `max_records`.
+        fresh: Read everything again.
+        progress: Show bars.
     """
-    return [load_source(source, tokenizer, pictures, config.max_length) for source in config.sources]
+    found = []
+    for number, source in enumerate(config.sources):
+        format = ChatFormat(tokenizer=tokenizer, pictures=pictures, loss_on=source.loss_on, turns=source.turns, thinking=config.thinking)
+        index = open_index(source, config, format, fresh=fresh, progress=progress)
+        found.append(select(index, config.longest, np.random.default_rng([seed, number])))
+    return found
 
 
-def load_source(config: SourceConfig, tokenizer: Any, pictures: Pictures, max_length: int) -> EncodedSource:
-    """Reads and encodes one file; samples that are too long, or without a token to learn, are left out by name."""
-    conversations = read(config.path, config.format)
-    _check_images(conversations, pictures)
-    ids, masks, images = [], [], []
-    left_out: dict[str, list[str]] = {}
-    encoded = encode_all(conversations, tokenizer, pictures=pictures, loss_on=config.loss_on)
-    for conversation, (one, mask) in zip(conversations, encoded, strict=True):
-        mask[:1] = False  # nothing predicts the first token
-        if len(one) > max_length:
-            left_out.setdefault(f"longer than data.max_length = {max_length} tokens", []).append(conversation.where)
-        elif not mask.any():
-            left_out.setdefault("no turn that carries loss", []).append(conversation.where)
-        else:
-            ids.append(one)
-            masks.append(mask)
-            images.append(tuple(map(str, conversation.images)))
-    if not ids:
-        reasons = "; ".join(f"{len(where)} {reason}" for reason, where in left_out.items()) or "the file is empty"
-        raise ValueError(f"{config.path}: no record is left to train on ({reasons})")
-    return EncodedSource(
-        config=config,
-        ids=np.concatenate(ids),
-        mask=np.concatenate(masks),
-        bounds=np.concatenate([[0], np.cumsum([len(one) for one in ids])]),
-        images=tuple(images),
-        left_out=left_out,
-        sha256=hashlib.sha256(Path(config.path).read_bytes()).hexdigest(),
+def select(index: Index, longest: int, draw: np.random.Generator) -> Samples:
+    """The rows of an index that are trained on.
+
+    Args:
+        index: The index.
+        longest: Tokens of the longest sample.
+        draw: Draws those that stay under the source's `max_records`.
+    """
+    records, tokens, images = (index.column(name) for name in ("record", "tokens", "num_images"))
+    problems, repairs, good = list(index.problems), dict(index.repairs), np.ones(len(records), bool)
+    path = index.config.path
+    if index.config.duplicate_ids == "allow":
+        repairs |= {"duplicate_id": len(index.duplicates)} if index.duplicates else {}
+    else:
+        good &= ~np.isin(records, [record for record, _, _ in index.duplicates])
+        for record, name, first in index.duplicates:
+            message = (
+                f"{where(path, record)}: its id {name!r} is that of record {first} as well; give it another, remove one of them, "
+                "or set duplicate_ids: allow for this source if ids name pictures"
+            )
+            problems.append(Problem(source=path, record=record, kind="duplicate_id", message=message))
+    for row in np.flatnonzero(good & (tokens > longest)):
+        record = int(records[row])
+        message = f"{where(path, record)}: {tokens[row]} tokens, more than data.max_length {longest}; raise it, or shorten the record"
+        problems.append(Problem(source=path, record=record, kind="over_long", message=message))
+    rows = np.flatnonzero(good & (tokens <= longest))
+    used = rows
+    if index.config.max_records is not None and len(rows) > index.config.max_records:
+        used = np.sort(draw.choice(rows, index.config.max_records, replace=False))
+    return Samples(
+        index=index,
+        rows=used,
+        tokens=tokens[used],
+        num_images=images[used],
+        problems=tuple(sorted(problems, key=lambda problem: problem.record)),
+        repairs=repairs,
+        unused=len(rows) - len(used),
     )
 
 
-def _check_images(conversations: Sequence[Conversation], pictures: Pictures) -> None:
-    seen: set[Path] = set()
-    for conversation in conversations:
-        if conversation.images and pictures.none:
-            raise ValueError(f"{conversation.where}: has an image, but the model has no vision tower; give text-only data or another model")
-        for image in conversation.images:
-            if image not in seen and not image.is_file():
-                raise FileNotFoundError(f"{conversation.where}: image {image} does not exist; write the file or remove the record")
-            seen.add(image)
+def check_shares(sources: Sequence[Samples], max_bad_share: float) -> None:
+    """Fails where training must not start.
+
+    Raises:
+        ValueError: A source has nothing left, or more bad records than allowed; the message counts them by kind, names the first.
+    """
+    for one in sources:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in one.kinds.items())
+        first = f" First: {one.problems[0].message}." if one.problems else ""
+        if not len(one):
+            raise ValueError(f"{one.config.path}: no record is left to train on ({kinds or 'the file is empty'}).{first}")
+        bad = len({problem.record for problem in one.problems})
+        if bad > max_bad_share * one.index.records:
+            raise ValueError(
+                f"{one.config.path}: {bad} of {one.index.records} records are bad ({kinds}), more than data.max_bad_share "
+                f"{max_bad_share:g} allows.{first} `perennial validate` lists all; repair them, or raise the share"
+            )
 
 
-class MixedDataset(Dataset[dict[str, Any]]):
-    """The samples of several sources in a planned order."""
+class MixedDataset(Dataset[list[dict[str, Any]]]):
+    """The rows of a plan, each a list of samples."""
 
-    def __init__(self, sources: Sequence[EncodedSource], order: Order) -> None:
+    def __init__(self, sources: Sequence[Samples], plan: Plan) -> None:
         self.sources = tuple(sources)
-        self.order = order
+        self.plan = plan
         self.cache = ImageCache()
+        self._tables = [one.index.table.with_format("arrow") for one in sources]
 
     def __len__(self) -> int:
-        return len(self.order.positions)
+        return self.plan.rows
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        """One sample: `input_ids` and `labels`, int64 [tokens]; `images`, a list of uint8 arrays [height, width, 3]."""
-        number, record = self.order.positions[position]
-        source = self.sources[number]
-        first, last = source.bounds[record], source.bounds[record + 1]
-        ids = torch.from_numpy(source.ids[first:last].astype(np.int64))
-        carries_loss = torch.from_numpy(source.mask[first:last])
+    def __getitem__(self, row: int) -> list[dict[str, Any]]:
+        """The samples of a row, see `sample`."""
+        return [self.sample(int(source), int(number)) for source, number in self.plan.row(row)]
+
+    def sample(self, source: int, number: int) -> dict[str, Any]:
+        """One sample: `input_ids` and `labels`, int64 [tokens]; `weights`, float32 [tokens], each token's in the loss; `images`, a list of
+        uint8 arrays [height, width, 3].
+
+        Raises:
+            RuntimeError: A picture can no longer be read, or is not the one that was indexed; the message names the record.
+        """
+        found = self._tables[source][int(self.sources[source].rows[number])]
+        ids, spans, weights = (_numbers(found, name) for name in ("input_ids", "spans", "weights"))
+        per_token = np.zeros(len(ids), np.float32)
+        for first, last, weight in zip(spans[::2].tolist(), spans[1::2].tolist(), weights.tolist(), strict=True):
+            per_token[first:last] = weight
+        per_token[:1] = 0  # nothing predicts the first token
+        input_ids = torch.from_numpy(ids.astype(np.int64))
+        weights_T = torch.from_numpy(per_token)
         return {
-            "input_ids": ids,
-            "labels": torch.where(carries_loss, ids, IGNORED),
-            "images": [self.cache(path) for path in source.images[record]],
+            "input_ids": input_ids,
+            "labels": torch.where(weights_T > 0, input_ids, IGNORED),
+            "weights": weights_T,
+            "images": self._images(found, source),
         }
 
     def lengths(self) -> np.ndarray:
-        """Tokens of each sample in the order, int64 [samples]."""
-        sizes = [np.diff(source.bounds) for source in self.sources]
-        return np.array([sizes[number][record] for number, record in self.order.positions.tolist()], np.int64)
+        """Tokens of each row, int64 [rows]."""
+        return self.plan.per_row(self.per_sample("tokens"))
+
+    def per_sample(self, name: str) -> np.ndarray:
+        """A number ("tokens", "num_images") of each sample of the plan's order."""
+        return per_sample(self.sources, self.plan, name)
+
+    def _images(self, found: Any, source: int) -> list[np.ndarray]:
+        images = found["images"][0].as_py()
+        if not images:
+            return []
+        place = where(self.sources[source].config.path, found["record"][0].as_py())
+        sizes = _numbers(found, "sizes").reshape(-1, 2)
+        arrays = []
+        for image, size in zip((ImageSource(**one) for one in images), sizes.tolist(), strict=True):
+            try:
+                array = self.cache(image)
+            except (FileNotFoundError, ValueError) as error:
+                raise RuntimeError(
+                    f"{place}: {error}. It could be read when it was indexed; `perennial validate` reads it again"
+                ) from error
+            if list(array.shape[:2]) != size:
+                shape, before = (" x ".join(map(str, one)) for one in (array.shape[:2], size))
+                raise RuntimeError(
+                    f"{place}: image {image} is {shape} pixels, it was {before} when it was indexed; `perennial validate` reads it again"
+                )
+            arrays.append(array)
+        return arrays
+
+
+def per_sample(sources: Sequence[Samples], plan: Plan, name: str) -> np.ndarray:
+    """A number ("tokens", "num_images") of each sample of a plan's order, int64 [samples]."""
+    from data.plan import tokens_of
+
+    return tokens_of(plan.order, [getattr(one, name) for one in sources])
+
+
+def _numbers(found: Any, name: str) -> np.ndarray:
+    """The one row of a column of lists, without a copy."""
+    values: np.ndarray = found[name].chunk(0).flatten().to_numpy(zero_copy_only=True)
+    return values

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from data.conversation import IMAGE_MARK
-from data.images import image_size
 
 QWEN_TOKEN = "<|image_pad|>"
 
@@ -42,12 +41,24 @@ class Pictures:
         """Whether the model takes no pictures."""
         return self.fixed == 0
 
-    def tokens(self, paths: Sequence[str | Path]) -> list[int]:
-        """Tokens of each picture of one sample; of files only the headers are read, and only where sizes matter."""
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether the tokens of a picture depend on its size."""
+        return self.fixed is None
+
+    def tokens(self, sizes: Sizes) -> list[int]:
+        """Tokens of each picture of one sample.
+
+        Args:
+            sizes: Height, width of each; any numbers will do unless `needs_sizes`.
+
+        Raises:
+            ValueError: The model's processor refuses a size (Qwen: one side 200 times the other).
+        """
         if self.fixed is not None:
-            return [self.fixed] * len(paths)
+            return [self.fixed] * len(sizes)
         assert self.count is not None
-        return self.count([image_size(path) for path in paths]) if paths else []
+        return self.count(sizes) if sizes else []
 
     def inputs(self, samples: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
         """The model's tensors for the pictures of a batch, in order; empty where there are none.
@@ -93,14 +104,14 @@ def pictures_of(processor: Any) -> Pictures:
         mark=f"<|vision_start|>{token}<|vision_end|>" if token == QWEN_TOKEN else token,
         token=token,
         fixed=None,
-        count=lambda sizes: _counted(processor, sizes, several),
+        count=partial(_counted, processor, several),
         image_processor=image_processor,
         names_pictures=several,
         types_tokens=token == QWEN_TOKEN,
     )
 
 
-def _counted(processor: Any, sizes: Sizes, several: bool) -> list[int]:
+def _counted(processor: Any, several: bool, sizes: Sizes) -> list[int]:
     if several and len(sizes) > 1:
         # LLaVA-OneVision shows one picture in tiles, several whole: each its patches and one row end.
         return [processor.num_image_tokens + 1 - (processor.vision_feature_select_strategy == "default")] * len(sizes)

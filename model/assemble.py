@@ -7,10 +7,11 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProces
 
 from model.architectures import on_meta
 from model.config import ModelConfig
-from model.language import Backbone, load_backbone
+from model.language import Backbone, load_backbone, load_tokenizer
 from model.presets import select
 from model.processor import IMAGE_TOKEN, build_processor
 from model.projector import initialise
+from model.source import folder_of
 from model.vision import Tower, load_tower
 
 
@@ -47,6 +48,17 @@ def assemble(config: ModelConfig, seed: int) -> tuple[LlavaForConditionalGenerat
         load_projector(model.model.multi_modal_projector, Path(config.projector))
     model.generation_config = text.model.generation_config
     return model.eval(), build_processor(joint, tower.has_class_token, text.tokenizer, tower.image_processor)
+
+
+def assembled_processor(config: ModelConfig) -> LlavaProcessor:
+    """The processor that `assemble` gives, without the language model's weights."""
+    assert config.vision is not None
+    assert config.language is not None
+    tower = load_tower(config.vision, attention=config.attention, image_size=config.image_size)
+    tokenizer, _ = load_tokenizer(folder_of(config.language), image_token=IMAGE_TOKEN, chat_template=config.chat_template)
+    strategy = config.vision_feature_select_strategy or tower.strategy
+    native = LlavaConfig(vision_config=tower.model.config.to_dict(), vision_feature_select_strategy=strategy)
+    return build_processor(native, tower.has_class_token, tokenizer, tower.image_processor)
 
 
 def joint_config(config: ModelConfig, tower: Tower, text: Backbone) -> LlavaConfig:

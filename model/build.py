@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from model.architectures import on_meta
-from model.assemble import assemble
+from model.assemble import assemble, assembled_processor
 from model.config import ModelConfig
 from model.loading import checked
 from model.presets import select
@@ -44,7 +44,19 @@ def load_pair(folder: str | Path, *, dtype: str = "float32", attention: str = "s
         attention: "sdpa", "eager" or "flash_attention_2".
     """
     folder = folder_of(folder)
+    model = checked(AutoModelForImageTextToText if _is_visual(folder) else AutoModelForCausalLM, folder, dtype, attention)
+    return model, _processor(folder)
+
+
+def load_processor(config: ModelConfig) -> Any:
+    """The processor (of a text-only model the tokenizer) of what `load` gives, without the language model's weights."""
+    return assembled_processor(config) if config.base is None else _processor(folder_of(config.base))
+
+
+def _processor(folder: Path) -> Any:
+    return (AutoProcessor if _is_visual(folder) else AutoTokenizer).from_pretrained(folder)
+
+
+def _is_visual(folder: Path) -> bool:
     config = AutoConfig.from_pretrained(folder)
-    is_visual = hasattr(config, "vision_config") and hasattr(config, "text_config")
-    model = checked(AutoModelForImageTextToText if is_visual else AutoModelForCausalLM, folder, dtype, attention)
-    return model, (AutoProcessor if is_visual else AutoTokenizer).from_pretrained(folder)
+    return hasattr(config, "vision_config") and hasattr(config, "text_config")

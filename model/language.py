@@ -63,9 +63,21 @@ def load_backbone(source: str | Path, *, attention: str, image_token: str, chat_
     Raises:
         ValueError: The tokenizer has an ordinary token of that name, or no chat template; weights are missing.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     folder = folder_of(source)
+    tokenizer, known = load_tokenizer(folder, image_token=image_token, chat_template=chat_template)
+    config = AutoConfig.from_pretrained(folder)
+    factory = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model = extract(checked(factory, folder, "float32", attention))
+    add_row(model, tokenizer.convert_tokens_to_ids(image_token), fresh=not known)
+    return Backbone(model=model, tokenizer=tokenizer)
+
+
+def load_tokenizer(folder: Path, *, image_token: str, chat_template: str | None) -> tuple[Any, bool]:
+    """A language model's tokenizer with a token for pictures, then whether it had one already; `load_backbone` says what is raised."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if chat_template is not None:
         tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
@@ -77,13 +89,9 @@ def load_backbone(source: str | Path, *, attention: str, image_token: str, chat_
             f"language: the tokenizer in {folder} has {image_token} as an ordinary token, so that text could turn into pictures; make it a "
             "special token there if it stands for pictures, else rename it"
         )
-    config = AutoConfig.from_pretrained(folder)
-    factory = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
-    model = extract(checked(factory, folder, "float32", attention))
     if not known:
         tokenizer.add_tokens([image_token], special_tokens=True)
-    add_row(model, tokenizer.convert_tokens_to_ids(image_token), fresh=not known)
-    return Backbone(model=model, tokenizer=tokenizer)
+    return tokenizer, known
 
 
 @torch.no_grad()

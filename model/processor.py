@@ -18,3 +18,8 @@ def build_processor(native: Any, has_class_token: bool, tokenizer: Any, image_pr
         image_token=IMAGE_TOKEN,
         num_additional_image_tokens=int(has_class_token),
     )
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of a processor, which may be one itself."""
+    return getattr(processor, "tokenizer", processor)

@@ -215,6 +215,12 @@ def write_family(family: str, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Indexes of test data stay out of the user's cache."""
+    os.environ["PERENNIAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny model of a family; treat it as read-only."""

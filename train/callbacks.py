@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from data.atomic import write_text
 from model.manifest import Manifest, check, frozen_hashes
 
 
@@ -18,17 +18,27 @@ class Metrics(TrainerCallback):
     """Appends a line for each logged step to metrics.jsonl and keeps the losses.
 
     Args:
-        path: The file, begun anew; None on processes that write nothing.
+        path: The file; None on processes that write nothing. Lines of an earlier part of the run stay, up to where this one goes on.
         tokens: For each step, real tokens (no padding) in its batch, int64 [steps].
     """
 
     def __init__(self, path: Path | None, tokens: np.ndarray) -> None:
         self.losses: list[float] = []
         self._seen = np.cumsum(tokens)
+        self._before = 0.0
         self._start = time.perf_counter()
-        self._file = (path or Path(os.devnull)).open("w", encoding="utf-8", buffering=1)
+        self._path = path
+        self._file: Any = None
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        lines: list[dict[str, Any]] = []
+        if self._path is not None:
+            if state.global_step and self._path.is_file():
+                lines = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()[: state.global_step]]
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+            self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self.losses = [line["loss"] for line in lines]
+        self._before = lines[-1]["seconds"] if lines else 0.0
         self._start = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
@@ -38,7 +48,7 @@ class Metrics(TrainerCallback):
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
                 f"the loss is {logs['loss']} at step {step}; lower train.learning_rate, "
-                f"or look for a broken record in the data (earlier steps: {self._file.name})"
+                f"or look for a broken record in the data (earlier steps: {self._path})"
             )
         self.losses.append(logs["loss"])
         line = {
@@ -47,16 +57,18 @@ class Metrics(TrainerCallback):
             "learning_rate": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm"),
             "tokens": int(self._seen[step - 1]),
-            "seconds": round(time.perf_counter() - self._start, 3),
+            "seconds": round(self._before + time.perf_counter() - self._start, 3),
         }
-        self._file.write(json.dumps(line) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.close()
 
     def close(self) -> None:
         """Closes the file; safe to call twice."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class Progress(TrainerCallback):
@@ -69,7 +81,8 @@ class Progress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=state.max_steps, desc=self._name, unit="step", mininterval=0.5, dynamic_ncols=True)
+        done = state.global_step
+        self._bar = tqdm(total=state.max_steps, initial=done, desc=self._name, unit="step", mininterval=0.5, dynamic_ncols=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if self._bar is not None and "loss" in logs:
@@ -98,6 +111,7 @@ class CheckManifest(TrainerCallback):
     def __init__(self, model: Any, manifest: Manifest, *, verify_frozen: bool) -> None:
         self._model, self._manifest, self._verify = model, manifest, verify_frozen
         self._before: dict[str, str] = {}
+        self._compared = False
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         check(self._model, self._manifest, "after the engine was built")
@@ -105,8 +119,8 @@ class CheckManifest(TrainerCallback):
             self._before = frozen_hashes(self._model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._verify and state.global_step == 1:
-            self._compare(1)
+        if self._verify and not self._compared:
+            self._compare(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         check(self._model, self._manifest, "at the end of training")
@@ -114,6 +128,7 @@ class CheckManifest(TrainerCallback):
             self._compare(state.global_step)
 
     def _compare(self, step: int) -> None:
+        self._compared = True
         moved = [name for name, value in frozen_hashes(self._model).items() if value != self._before[name]]
         if moved:
             raise RuntimeError(

@@ -55,8 +55,10 @@ class Dialogue:
 
     def __init__(self, model: Any, processor: Any, *, images: list[Path], system: str | None, max_tokens: int) -> None:
         from data.conversation import Turn
+        from data.images import ImageSource
 
-        self._model, self._processor, self._images, self._max_tokens = model, processor, tuple(images), max_tokens
+        self._model, self._processor, self._max_tokens = model, processor, max_tokens
+        self._images = tuple(ImageSource(str(image)) for image in images)
         self._turns = [Turn(role="system", text=system)] if system else []
         self._mark = "<image>\n" * len(images)
 

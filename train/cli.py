@@ -37,6 +37,11 @@ COMMANDS = {
         module="train.assemble",
         prefix="import_",
     ),
+    "validate": Command(
+        help="read every record of a recipe's sources once, list what is wrong",
+        example="perennial validate RECIPE.yaml --output runs/validated",
+        module="train.validate",
+    ),
     "presets": Command(
         help="show what each preset trains in a model, and the memory that takes",
         example="perennial presets qwen2.5-vl-7b --gpus 8",

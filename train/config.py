@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from data.config import DataConfig
+from data.config import HUB, DataConfig
 from data.terrarium.base import BUILT_IN, resolve
 from data.trees.plan import TreeConfig
 from model.config import OPEN_CLIP, ModelConfig
@@ -57,10 +57,15 @@ class TrainConfig(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, on matrices only")
     parts: PartsConfig = Field(default_factory=PartsConfig, description="rates of single parts")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the computation")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32", description="of the computation; auto: bf16 on a GPU, or on a CPU that has instructions for it, else fp32"
+    )
     matmul_precision: Literal["highest", "high", "medium"] = Field("highest", description="of float32 products; medium: bf16 inside")
     verify_frozen: bool = Field(False, description="check after the first and the last step that every frozen tensor is bit-identical")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; None: at the end alone")
+    resume: Literal["never", "if_possible", "always"] = Field(
+        "if_possible", description="go on with an unfinished run in the output folder, from the last of its save_every; never: begin anew"
+    )
     save_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of the saved weights")
 
     @model_validator(mode="after")
@@ -101,14 +106,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_files:
         FileNotFoundError: The recipe, a data file or a model folder does not exist.
         ValueError: The recipe is wrong; the message has the dotted path, what was found, what was expected, the nearest name.
     """
-    values = _read(Path(path))
+    return make_recipe(_read(Path(path)), where=str(path), overrides=overrides, check_files=check_files)
+
+
+def make_recipe(values: dict[str, Any], where: str = "recipe", *, overrides: Sequence[str] = (), check_files: bool = True) -> Recipe:
+    """Checks plain values into a recipe; built-in model names become folders. `load_recipe` says what is raised."""
     for key, value in _pairs(overrides):
         _set(values, key, value)
-    return make_recipe(values, where=str(path), check_files=check_files)
-
-
-def make_recipe(values: dict[str, Any], where: str = "recipe", *, check_files: bool = True) -> Recipe:
-    """Checks plain values into a recipe; built-in model names become folders. `load_recipe` says what is raised."""
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -123,7 +127,8 @@ def make_recipe(values: dict[str, Any], where: str = "recipe", *, check_files: b
 
 def _check_files(recipe: Recipe, where: str) -> None:
     for number, source in enumerate(recipe.data.sources if recipe.data else ()):
-        if not Path(source.path).exists():
+        plain = not source.path.startswith(HUB) and not set(source.path) & set("*?[{")
+        if plain and not Path(source.path).exists():
             raise FileNotFoundError(f"{where}: data.sources.{number}.path: {source.path} does not exist{_near(Path(source.path))}")
     for name in ("base", "vision", "language"):
         folder = getattr(recipe.model, name, None)

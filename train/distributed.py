@@ -111,6 +111,14 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def wait() -> None:
+    """Comes back when every process has come here."""
+    import torch
+
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
 def is_first() -> bool:
     """Whether this process writes files and prints."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -3,15 +3,15 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from data.atomic import write_json
-from data.dataset import EncodedSource
-from data.mixture import Order
+from data.position import Reading
+from data.provenance import provenance
 from model.presets import Manifest
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "numpy")
@@ -61,21 +61,27 @@ def commit() -> str | None:
     return name + ("+changes" if changes else "")
 
 
-def describe_data(sources: Sequence[EncodedSource], order: Order) -> dict[str, Any]:
+def describe_data(reading: Reading) -> dict[str, Any]:
     """The data of a run as its record holds it."""
     described = [
         {
             "path": source.config.path,
-            "sha256": source.sha256,
-            "records": len(source),
-            "left_out": {reason: len(where) for reason, where in source.left_out.items()},
+            "sha256": source.index.sha256,
+            "records": source.index.records,
+            "samples": len(source),
+            "left_out": source.kinds,
+            "unused": source.unused,
+            "repairs": source.repairs,
             "text_only": source.source.text_only,
             "weight": source.config.weight,
+            "share": source.config.share,
             "epochs": round(epochs, 4),
+            "licence": source.config.licence,
+            "provenance": provenance(source.config.path),
         }
-        for source, epochs in zip(sources, order.epochs, strict=True)
+        for source, epochs in zip(reading.sources, reading.plan.epochs([len(one) for one in reading.sources]), strict=True)
     ]
-    return {"sources": described, "order_sha256": order.sha256}
+    return {"sources": described, "order_sha256": reading.plan.sha256()}
 
 
 def describe_training(manifest: Manifest) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,20 @@ import yaml
 
 from data.atomic import write_json, write_text
 from data.collate import Collator
-from data.dataset import EncodedSource, MixedDataset, load_sources
-from data.mixture import Order, mix, samples_per_epoch
+from data.dataset import Samples, check_shares, load_sources
 from data.pictures import pictures_of
+from data.position import Reading
 from model import adapters, build
 from model.manifest import Manifest
-from train import checkpoint, distributed
+from model.processor import tokenizer_of
+from train import checkpoint, distributed, resume
 from train.adalora import companions
 from train.callbacks import CheckManifest, Metrics, Progress, SaveEvery
 from train.config import Recipe
 from train.optim import with_rates
+from train.precision import resolved
 from train.record import Record, describe_data, describe_training
+from train.rows import deal_out, layout_of_rows, plan_order, tell
 from train.trainer import MixtureTrainer, arguments, text_only_batches
 
 
@@ -50,45 +51,47 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     Args:
         recipe: Checked by `train.config.load_recipe` or `make_recipe`.
         progress: Show a bar and what was read.
-        overwrite: Replace a finished run in the output folder, else refuse to; an unfinished one is always begun anew.
+        overwrite: Replace a finished run in the output folder, else refuse to; an unfinished one is continued as `train.resume` says.
 
     Raises:
-        ValueError: The recipe's data or model do not fit together.
+        ValueError: The recipe's data or model do not fit together, or not to the run that is to be continued.
         FloatingPointError: The loss became infinite or not a number.
     """
     start = time.perf_counter()
     folder = open_run_folder(recipe, overwrite)
     join_processes(recipe)
     model, processor = load_model(recipe)
-    sources = read_data(recipe, processor, progress)
-    order, steps = plan_order(sources, recipe, progress)
-    manifest, tuner = choose_what_trains(model, recipe, steps)
-    record = write_down_what_runs(recipe, folder, manifest, sources, order, steps)
-    dataset = MixedDataset(sources, order)
+    sources = read_data(recipe, processor, folder, progress)
+    reading = plan_order(sources, recipe, progress)
+    manifest, tuner = choose_what_trains(model, recipe, reading.plan.steps)
+    saved = resume.find(folder, manifest, reading, progress)
+    record = write_down_what_runs(recipe, folder, manifest, reading, saved)
     with (
         record.ending(),
         distributed.own_state(),
-        closing(build_trainer(model, processor, recipe, (manifest, tuner), dataset, progress)) as trainer,
+        closing(build_trainer(model, processor, recipe, (manifest, tuner), reading, progress)) as trainer,
     ):
-        take_all_steps(trainer)
-        final = save_checkpoint(trainer, processor, recipe, folder, steps)
+        take_all_steps(trainer, saved)
+        final = save_checkpoint(trainer, processor, recipe, folder, reading.plan.steps)
         record.update(loss=loss_summary(trainer), checkpoint=str(final.relative_to(folder)))
+    resume.forget(folder)
     return RunResult(folder=folder, checkpoint=final, seconds=time.perf_counter() - start)
 
 
 def open_run_folder(recipe: Recipe, overwrite: bool) -> Path:
-    """Step 1: an empty run folder; a finished run in it is kept unless `overwrite`."""
+    """Step 1: the run folder; empty, unless an unfinished run in it is to be continued. A finished one is kept unless `overwrite`."""
     assert recipe.output is not None
     folder = Path(recipe.output)
     if not distributed.is_first():
         return folder
-    finished = status(folder) == "done"
-    if finished and not overwrite:
+    ended = status(folder)
+    if ended == "done" and not overwrite:
         raise ValueError(f"output: {folder} holds a finished run; give another output, or --overwrite to replace it")
-    if folder.exists() and not finished and any(folder.iterdir()) and status(folder) is None:
+    if folder.exists() and any(folder.iterdir()) and ended is None:
         raise ValueError(f"output: {folder} is not empty and holds no run; give another output")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if not resume.is_wanted(folder, recipe.train.resume, ended):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -104,26 +107,19 @@ def load_model(recipe: Recipe) -> tuple[Any, Any]:
     return build.load(recipe.model, recipe.train.seed)
 
 
-def read_data(recipe: Recipe, processor: Any, progress: bool) -> list[EncodedSource]:
-    """Step 4: every source, encoded; what is left out is told."""
+def read_data(recipe: Recipe, processor: Any, folder: Path, progress: bool) -> list[Samples]:
+    """Step 4: every source, indexed; what is left out is told, listed in quarantine.jsonl, refused where it is too much."""
     assert recipe.data is not None
-    sources = load_sources(recipe.data, tokenizer_of(processor), pictures_of(processor))
+    sources = load_sources(recipe.data, tokenizer_of(processor), pictures_of(processor), seed=recipe.train.seed, progress=progress)
+    problems = [problem for source in sources for problem in source.problems]
+    if distributed.is_first() and problems:
+        write_text(folder / "quarantine.jsonl", "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in problems))
     for source in sources:
-        for reason, where in source.left_out.items():
-            tell(f"{source.config.path}: {len(where)} records left out: {reason} (first: {where[0]})", progress)
+        for kind, count in source.kinds.items():
+            first = next(one.message for one in source.problems if one.kind == kind)
+            tell(f"{source.config.path}: {count} records left out: {kind} (first: {first})", progress)
+    check_shares(sources, recipe.data.max_bad_share)
     return sources
-
-
-def plan_order(sources: Sequence[EncodedSource], recipe: Recipe, progress: bool) -> tuple[Order, int]:
-    """Step 5: which sample stands where, over all steps."""
-    assert recipe.data is not None
-    share, size = recipe.data.text_share, recipe.train.batch_size
-    described = [source.source for source in sources]
-    steps = recipe.train.steps or max(1, round(recipe.train.epochs * samples_per_epoch(described, share) / size))
-    order = mix(described, steps * size, seed=recipe.train.seed, text_share=share)
-    for source, epochs in zip(described, order.epochs, strict=True):
-        tell(f"{source.name}: {source.size} records, {epochs:.2f} epochs", progress)
-    return order, steps
 
 
 def choose_what_trains(model: Any, recipe: Recipe, steps: int) -> tuple[Manifest, Any]:
@@ -133,18 +129,18 @@ def choose_what_trains(model: Any, recipe: Recipe, steps: int) -> tuple[Manifest
     return with_rates(model, manifest, recipe.train), tuner
 
 
-def write_down_what_runs(
-    recipe: Recipe, folder: Path, manifest: Manifest, sources: Sequence[EncodedSource], order: Order, steps: int
-) -> Record:
+def write_down_what_runs(recipe: Recipe, folder: Path, manifest: Manifest, reading: Reading, saved: Path | None) -> Record:
     """Step 7: config.yaml, trainable.json, run.json."""
     record = Record(
         folder / "run.json" if distributed.is_first() else None,
         stage=recipe.train.stage,
-        steps=steps,
+        steps=reading.plan.steps,
         seed=recipe.train.seed,
         processes=distributed.world_size(),
+        precision=resolved(recipe.train.precision),
+        resumed_from=resume.step_of(saved) if saved is not None else None,
         trainable=describe_training(manifest),
-        data=describe_data(sources, order),
+        data=describe_data(reading),
     )
     if distributed.is_first():
         write_text(folder / "config.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
@@ -154,17 +150,24 @@ def write_down_what_runs(
 
 
 def build_trainer(
-    model: Any, processor: Any, recipe: Recipe, trains: tuple[Manifest, Any], dataset: MixedDataset, progress: bool
+    model: Any, processor: Any, recipe: Recipe, trains: tuple[Manifest, Any], reading: Reading, progress: bool
 ) -> MixtureTrainer:
     """Step 8: the Trainer under DeepSpeed."""
     assert recipe.output is not None
     config, folder, first = recipe.train, Path(recipe.output), distributed.is_first()
     manifest, tuner = trains
-    steps = len(dataset) // config.batch_size
+    dataset = deal_out(recipe, reading)
     zero = distributed.zero_config(config.zero, manifest.trainable_parameters)
-    args = arguments(config, steps=steps, processes=distributed.world_size(), deepspeed=zero, folder=str(folder))
-    collator = Collator(tokenizer_of(processor), pictures_of(processor))
-    tokens = dataset.lengths().reshape(steps, config.batch_size).sum(axis=1)
+    args = arguments(
+        config,
+        steps=reading.plan.steps,
+        processes=reading.processes,
+        deepspeed=zero,
+        folder=str(folder),
+        loader_workers=reading.config.loader_workers,
+    )
+    collator = Collator(tokenizer_of(processor), pictures_of(processor), layout_of_rows(recipe))
+    tokens = dataset.lengths().reshape(reading.plan.steps, config.batch_size).sum(axis=1)
     callbacks: list[Any] = [
         Metrics(folder / "metrics.jsonl" if first else None, tokens),
         CheckManifest(model, manifest, verify_frozen=config.verify_frozen),
@@ -175,14 +178,19 @@ def build_trainer(
     for companion in companions(tuner, trainer):
         trainer.add_callback(companion)
     if config.save_every is not None:
-        trainer.add_callback(SaveEvery(config.save_every, lambda step: save_checkpoint(trainer, processor, recipe, folder, step)))
+
+        def save(step: int) -> None:
+            save_checkpoint(trainer, processor, recipe, folder, step)
+            resume.save(trainer, folder, step, manifest, reading)
+
+        trainer.add_callback(SaveEvery(config.save_every, save))
     return trainer
 
 
-def take_all_steps(trainer: MixtureTrainer) -> None:
+def take_all_steps(trainer: MixtureTrainer, saved: Path | None) -> None:
     """Step 9: every optimizer step, with exactly the manifest's tensors training from the first to the last."""
     with text_only_batches(trainer):
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(saved) if saved is not None else None)
 
 
 def save_checkpoint(trainer: MixtureTrainer, processor: Any, recipe: Recipe, folder: Path, step: int) -> Path:
@@ -205,14 +213,3 @@ def status(folder: Path) -> str | None:
     """How the run in a folder ended ("done", "failed", "interrupted", "running"); None where there is none."""
     path = folder / "run.json"
     return json.loads(path.read_text(encoding="utf-8")).get("status") if path.is_file() else None
-
-
-def tokenizer_of(processor: Any) -> Any:
-    """The tokenizer of a processor, which may be one itself."""
-    return getattr(processor, "tokenizer", processor)
-
-
-def tell(text: str, progress: bool) -> None:
-    """Prints a line for the person who waits."""
-    if progress and distributed.is_first():
-        print(text, file=sys.stderr)

@@ -2,40 +2,35 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
 
 from data.collate import Collator
 from data.dataset import MixedDataset
 from model.layout import layout_of
 from model.manifest import Manifest
 from train.config import TrainConfig
-from train.lighter import without_datasets
-from train.losses import cross_entropy, predicting_positions
+from train.losses import cross_entropy, loss_weight, predicting_positions
 from train.optim import build_optimizer
-
-with without_datasets():
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-    from transformers.trainer_callback import PrinterCallback
+from train.precision import resolved
+from train.rows import micro_batches
 
 BLANK = 56  # pixels a side: the smallest picture that every family's processor takes
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
-def arguments(config: TrainConfig, *, steps: int, processes: int, deepspeed: dict[str, Any], folder: str) -> TrainingArguments:
-    """The Trainer's settings for a recipe's `train` section.
-
-    Raises:
-        ValueError: The batch does not divide among the processes and their micro batches.
-    """
-    micro = config.micro_batch_size or max(1, config.batch_size // processes)
-    accumulation, rest = divmod(config.batch_size, micro * processes)
-    if rest or accumulation == 0:
-        needed = f"{micro} (micro_batch_size) x {processes} (processes)"
-        raise ValueError(f"train.batch_size {config.batch_size} is not a multiple of {needed}; change one of them")
+def arguments(
+    config: TrainConfig, *, steps: int, processes: int, deepspeed: dict[str, Any], folder: str, loader_workers: int = 0
+) -> TrainingArguments:
+    """The Trainer's settings for a recipe's `train` section."""
+    micro, accumulation = micro_batches(config, processes)
     return TrainingArguments(
         output_dir=folder,
         deepspeed=deepspeed,
@@ -47,7 +42,7 @@ def arguments(config: TrainConfig, *, steps: int, processes: int, deepspeed: dic
         warmup_steps=round(config.warmup_share * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bf16",
+        bf16=resolved(config.precision) == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         logging_steps=1,
@@ -57,6 +52,7 @@ def arguments(config: TrainConfig, *, steps: int, processes: int, deepspeed: dic
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=loader_workers,
         log_level="error",
     )
 
@@ -113,20 +109,33 @@ class MixtureTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """This micro batch's part of the step's loss: its sum over the tokens of the global batch."""
-        labels = inputs.pop("labels")
+        labels, weights = inputs.pop("labels"), inputs.pop("loss_weights", None)
+        inputs.pop("segment_ids", None)  # positions say the same
         positions = predicting_positions(labels)
         self.shows_a_blank = self._blank is not None and "pixel_values" not in inputs
         if self._blank is not None and self.shows_a_blank:
             # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
             inputs |= {name: tensor.to(labels.device) for name, tensor in self._blank.items()}
         outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
-        total, count = cross_entropy(outputs.logits, labels[:, positions + 1])
+        total, count = cross_entropy(outputs.logits, labels[:, positions + 1], None if weights is None else weights[:, positions + 1])
         if self.penalty is not None:
             total = total + count * self.penalty(self.model)  # as if on every token, so that micro batches add up to one penalty
         loss = total / (count if num_items_in_batch is None else num_items_in_batch)
         # DeepSpeed averages over processes what is to be a sum.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """What the step's loss is divided by: the weights of its tokens, over all processes."""
+        total = torch.stack([loss_weight(batch) for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(total).sum().float()
+
+    def save_progress(self, folder: str) -> None:
+        """Writes engine, schedule, random numbers, step count in the form that `train(resume_from_checkpoint=...)` reads; a collective."""
+        self._save_optimizer_and_scheduler(folder)
+        self._save_rng_state(folder)
+        if self.args.should_save:
+            self.state.save_to_json(str(Path(folder) / TRAINER_STATE_NAME))
 
     def close(self) -> None:
         """Closes the callbacks' files; lets go of the engine, whose hooks on the parameters would else keep it for ever."""

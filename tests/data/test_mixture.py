@@ -1,9 +1,11 @@
 """Orders of samples: shares, passes, seeds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from data.mixture import Source, mix, samples_per_epoch
+from data.mixture import Order, Source, mix, samples_per_epoch
 
 PICTURES = Source(name="pictures", size=30)
 TEXT = Source(name="text", size=10, text_only=True)
@@ -57,3 +59,58 @@ def test_a_share_that_no_source_can_meet_is_an_error(sources: list[Source], shar
 def test_an_empty_source_is_an_error_that_names_it() -> None:
     with pytest.raises(ValueError, match="nothing has no records"):
         mix([Source(name="nothing", size=0)], 10, seed=0)
+
+
+SHORT, LONG = Source(name="short", size=100, mean_tokens=100.0), Source(name="long", size=50, mean_tokens=400.0)
+
+
+def counts(order: Order) -> list[int]:
+    return np.bincount(order.positions[:, 0], minlength=2).tolist()
+
+
+def test_a_fixed_share_of_the_samples_is_met() -> None:
+    assert counts(mix([replace(SHORT, share=0.25), LONG], 400, seed=0)) == [100, 300]
+
+
+def test_a_fixed_share_of_the_tokens_is_met() -> None:
+    short, long = counts(mix([replace(SHORT, share=0.25), LONG], 1300, seed=0, share_by="tokens"))
+    assert short * 100 / (short * 100 + long * 400) == pytest.approx(0.25, abs=0.001)
+
+
+def test_a_text_share_of_the_tokens_is_met() -> None:
+    short, long = counts(mix([replace(SHORT, text_only=True), LONG], 1300, seed=0, text_share=0.1, share_by="tokens"))
+    assert short * 100 / (short * 100 + long * 400) == pytest.approx(0.1, abs=0.001)
+
+
+def test_by_weights_alone_samples_and_tokens_say_the_same() -> None:
+    assert counts(mix([SHORT, LONG], 300, seed=0)) == counts(mix([SHORT, LONG], 300, seed=0, share_by="tokens")) == [200, 100]
+
+
+def test_no_sample_is_seen_more_often_than_its_source_allows() -> None:
+    order = mix([SHORT, replace(LONG, max_epochs=2.0)], 1000, seed=0)
+    assert counts(order) == [900, 100]
+    assert np.bincount(order.positions[order.positions[:, 0] == 1, 1]).max() == 2
+
+
+def test_a_cap_that_leaves_too_few_samples_is_an_error_that_says_how_many() -> None:
+    with pytest.raises(ValueError, match=r"300 samples are asked for, but max_epochs .* allows 150"):
+        mix([replace(SHORT, max_epochs=1.0), replace(LONG, max_epochs=1.0)], 300, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"), [((0.7, 0.6), "add up to 1.3"), ((0.3, 0.3), "add up to 0.6"), ((1.0, None), "nothing is left")]
+)
+def test_shares_that_cannot_be_met_are_an_error(shares: tuple[float | None, float | None], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mix([replace(one, share=share) for one, share in zip((SHORT, LONG), shares, strict=True)], 10, seed=0)
+
+
+def test_text_share_beside_shares_is_an_error() -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        mix([replace(SHORT, text_only=True, share=0.5), LONG], 10, seed=0, text_share=0.5)
+
+
+def test_an_epoch_beside_a_fixed_share_shows_the_other_sources_once() -> None:
+    sources = [replace(SHORT, share=0.5), LONG]
+    assert samples_per_epoch(sources) == 100
+    assert mix(sources, 100, seed=0).epochs == (0.5, 1.0)

@@ -9,6 +9,7 @@ import torch
 
 from data.chat import encode
 from data.conversation import Conversation, Turn
+from data.images import ImageSource
 from data.pictures import pictures_of
 from model.build import load_pair
 from model.layout import is_reachable, layout_of
@@ -33,17 +34,19 @@ def loss(pair: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> tor
     Image.linear_gradient("L").convert("RGB").resize((56, 40)).save(path)
     turns = (Turn(role="user", text="<image>\nWhat colour is the square?"), Turn(role="assistant", text="The square is red."))
     pictures = pictures_of(processor)
-    encoded = encode(Conversation(id="0", turns=turns, images=(path,)), processor.tokenizer, pictures=pictures)
+    encoded = encode(Conversation(id="0", turns=turns, images=(ImageSource(str(path)),)), processor.tokenizer, pictures=pictures)
     from data.collate import Collator
     from data.images import load_image
 
+    ids, learned = torch.from_numpy(encoded.input_ids).long(), torch.from_numpy(encoded.labels_mask)
     sample = {
-        "input_ids": torch.tensor(encoded.input_ids),
-        "labels": torch.where(torch.tensor(encoded.labels_mask), torch.tensor(encoded.input_ids), -100),
+        "input_ids": ids,
+        "labels": torch.where(learned, ids, -100),
+        "weights": learned.float(),
         "images": [load_image(path)],
     }
     model.requires_grad_(True)
-    return model(**Collator(processor.tokenizer, pictures)([sample]), use_cache=False).loss
+    return model(**Collator(processor.tokenizer, pictures)([[sample]]), use_cache=False).loss
 
 
 @pytest.fixture(scope="module")

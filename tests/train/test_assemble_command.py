@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data.images import ImageSource
 from model.language import save
 from train.cli import main
 
@@ -39,7 +40,7 @@ def test_a_dialogue_keeps_what_was_said(tiny: tuple, monkeypatch: pytest.MonkeyP
     dialogue = Dialogue(*tiny, images=[Path("a.png")], system="Be short.", max_tokens=3)
     assert [dialogue.ask("Who?"), dialogue.ask("Why?")] == ["answer 1", "answer 2"]
     assert [turn.text for turn in asked[1].turns] == ["Be short.", "<image>\nWho?", "answer 1", "Why?", ""]
-    assert asked[1].images == (Path("a.png"),)
+    assert asked[1].images == (ImageSource("a.png"),)
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

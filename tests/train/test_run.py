@@ -77,14 +77,15 @@ def test_metrics_hold_a_line_for_each_step(finished: RunResult) -> None:
 
 def test_the_first_loss_is_the_models_own_over_the_same_tokens(finished: RunResult, tiny_folder: Path, data: Path) -> None:
     from data.collate import Collator
-    from data.config import SourceConfig
-    from data.dataset import MixedDataset, load_source
-    from data.mixture import mix
+    from data.config import DataConfig
+    from data.dataset import MixedDataset, load_sources
     from data.pictures import pictures_of
+    from data.plan import Amount, make_plan
 
     model, processor = load_pair(tiny_folder)
-    source = load_source(SourceConfig(path=str(data)), processor.tokenizer, pictures_of(processor), 512)
-    dataset = MixedDataset([source], mix([source.source], 8, seed=3))
+    config = DataConfig.model_validate({"sources": [{"path": str(data)}]})
+    (source,) = load_sources(config, processor.tokenizer, pictures_of(processor))
+    dataset = MixedDataset([source], make_plan([source.source], [source.tokens], config, Amount(batch_size=8, steps=1), 3))
     batch = Collator(processor.tokenizer, pictures_of(processor))([dataset[position] for position in range(8)])
     with torch.no_grad():
         expected = model(**batch).loss.item()
@@ -110,10 +111,16 @@ def test_the_record_tells_what_ran(finished: RunResult, data: Path) -> None:
         "path": str(data),
         "sha256": "",
         "records": 16,
+        "samples": 16,
         "left_out": {},
+        "unused": 0,
+        "repairs": {},
         "text_only": False,
         "weight": 1.0,
+        "share": None,
         "epochs": 4.0,
+        "licence": None,
+        "provenance": None,
     }
     assert set(record["versions"]) >= {"python", "torch", "transformers", "deepspeed"}
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from data.chat import render_prompt
+from data.chat import render_prompts
 from data.conversation import Conversation
 from data.pictures import pictures_of
+from model.processor import tokenizer_of
 from train.evaluate.generate import encode_batch
 from train.evaluate.numbers import NUMBER_WORDS
 from train.evaluate.tasks import Question, Suite
@@ -71,11 +72,11 @@ def number_token_probability(
     Returns:
         The mean, or None when there is no prompt with a continuation.
     """
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = tokenizer_of(processor)
     numbers = torch.tensor(number_token_ids(tokenizer), dtype=torch.long, device=model.device)
     pairs = [pair for pair in zip(conversations, continuations, strict=True) if pair[1]]
     mark = pictures_of(processor).mark
-    prompts = [render_prompt(conversation, tokenizer, mark=mark) for conversation, _ in pairs]
+    prompts = render_prompts([conversation for conversation, _ in pairs], tokenizer, mark=mark)
     order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0].images), len(prompts[i])))
     training = model.training
     model.eval()

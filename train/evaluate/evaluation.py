@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic import write_json
+from model.processor import tokenizer_of
 from train.evaluate.drift import number_token_probability, unrelated_questions
 from train.evaluate.generate import Answer, Request, answer
 from train.evaluate.score import is_correct, score_answers
@@ -34,7 +35,7 @@ def evaluate(
     """
     start = time.perf_counter()
     suite = suite.limited(limit)
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = tokenizer_of(processor)
     requests = {task.name: _requests(task, tokenizer) for task in suite.tasks}
     flat = answer(model, processor, [one for task in suite.tasks for one in requests[task.name]], batch_size=batch_size, progress=progress)
     answers: dict[str, list[Answer]] = {}

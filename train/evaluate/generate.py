@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from data.chat import render_prompt
+from data.chat import render_prompts
 from data.conversation import Conversation
 from data.images import load_image
 from data.pictures import pictures_of
+from model.processor import tokenizer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +56,9 @@ def answer(model: Any, processor: Any, requests: Sequence[Request], *, batch_siz
     """
     from tqdm import tqdm
 
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = tokenizer_of(processor)
     mark = pictures_of(processor).mark
-    prompts = [render_prompt(request.conversation, tokenizer, mark=mark) for request in requests]
+    prompts = render_prompts([request.conversation for request in requests], tokenizer, mark=mark)
     order = sorted(range(len(requests)), key=lambda i: (len(requests[i].conversation.images), requests[i].expected_tokens, len(prompts[i])))
     answers: dict[int, Answer] = {}
     training = model.training
@@ -97,7 +98,7 @@ def encode_batch(processor: Any, prompts: Sequence[str], conversations: Sequence
 def _answer_batch(model: Any, processor: Any, prompts: list[str], requests: list[Request]) -> list[Answer]:
     from transformers import GenerationConfig
 
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = tokenizer_of(processor)
     inputs = encode_batch(processor, prompts, [request.conversation for request in requests], model.device)
     stop = stop_ids(model, tokenizer)
     settings = GenerationConfig(

@@ -130,7 +130,7 @@ def _load_task(suite: Path, config: TaskConfig) -> Task:
                 f"score {config.score!r}; correct the record, or choose another score ({', '.join(PARSERS)})"
             )
         for image in conversation.images:
-            if not image.is_file():
+            if image.data is None and not Path(image.path).is_file():
                 raise FileNotFoundError(f"{suite}: task {config.name!r}: {conversation.where}: picture {image} does not exist")
         questions.append(Question(conversation=conversation, expected=expected))
     if not questions:

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -38,6 +38,7 @@ class Tokenizer:
 
     all_special_ids = (0,)
     chat_template = "in apply_chat_template"
+    added_tokens_decoder: ClassVar[dict[int, str]] = {}
 
     def get_vocab(self) -> dict[str, int]:
         return {"</s>": 0, "red": 1, "5": 2, "Ġsix": 3}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from data.images import ImageSource
 from train.evaluate.tasks import load_suite
 
 
@@ -29,7 +30,7 @@ def test_a_suite_is_read_with_its_questions_and_pictures(suite_path: Path) -> No
     ]
     question = suite.tasks[0].questions[0]
     assert (question.text, question.expected) == ("How many red circles are there?", "There are 1 red circles.")
-    assert question.conversation.images == (suite_path.parent / "images/red.png",)
+    assert question.conversation.images == (ImageSource(str(suite_path.parent / "images/red.png")),)
     assert suite.name == "terrarium"
 
 

@@ -1,0 +1,59 @@
+"""Pictures from the web, fetched once into the cache."""
+
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from data.fingerprint import key_of
+from data.images import ImageSource
+from data.problems import BadRecord
+
+LIMIT = 256 * 2**20  # bytes of one picture
+ATTEMPTS, TIMEOUT = 3, 30.0  # seconds; the pause doubles after each attempt
+GONE = range(400, 500)  # answers that another attempt does not change, 429 ("too many requests") left out
+
+
+def fetched(source: ImageSource, cache: Path, pause: float = 1.0) -> ImageSource:
+    """The picture as a file of the cache.
+
+    Args:
+        source: A picture whose path is an address.
+        cache: Folder of all fetched pictures.
+        pause: Seconds before the second attempt.
+
+    Raises:
+        BadRecord: It cannot be had.
+    """
+    target = cache / "pictures" / key_of(source.path)
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{time.monotonic_ns()}.partial")
+        try:
+            partial.write_bytes(_get(source.path, pause))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return ImageSource(str(target))
+
+
+def _get(address: str, pause: float) -> bytes:
+    for attempt in range(ATTEMPTS):
+        try:
+            request = urllib.request.Request(address, headers={"User-Agent": "perennial"})
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                content: bytes = answer.read(LIMIT + 1)
+            if len(content) > LIMIT:
+                raise BadRecord("url_failed", f"{address} is larger than {LIMIT >> 20} MiB; save the picture and give its path")
+            return content
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            if isinstance(error, BadRecord):
+                raise
+            status = getattr(error, "code", None)
+            if attempt == ATTEMPTS - 1 or (status in GONE and status != 429):
+                message = (
+                    f"{address} could not be fetched ({error}); try again later, save the picture and give its path, or remove the record"
+                )
+                raise BadRecord("url_failed", message) from error
+            time.sleep(pause * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
