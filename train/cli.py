@@ -42,6 +42,16 @@ COMMANDS = {
         example="perennial validate RECIPE.yaml --output runs/validated",
         module="train.validate",
     ),
+    "preview": Command(
+        help="show samples as training sees them, with what carries loss",
+        example="perennial preview RECIPE.yaml --output runs/preview",
+        module="train.preview",
+    ),
+    "prepare": Command(
+        help="fetch a well-known data set, write it as LLaVA JSON",
+        example="perennial prepare llava-665k --output data_sets/llava-665k",
+        module="train.prepare",
+    ),
     "presets": Command(
         help="show what each preset trains in a model, and the memory that takes",
         example="perennial presets qwen2.5-vl-7b --gpus 8",

@@ -1,0 +1,1 @@
+"""Public data sets are fetched here, unpacked, written down as LLaVA JSON."""
