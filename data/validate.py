@@ -58,10 +58,14 @@ def make_report(sources: Sequence[Samples], config: DataConfig, pictures: Pictur
 
 def skipped(sources: Sequence[Samples], config: DataConfig, pictures: Pictures) -> list[str]:
     """Checks that were not made, with the reason."""
-    found = ["pixels of JPEG files that end as they should: only their headers were read, other files' checksums or pixels as well"]
-    if not config.allow_urls:
+    found = []
+    if any(one.num_images.any() for one in sources):
+        found.append(
+            "pixels of JPEG files that end as they should: of these only headers were read; of PNG files all checksums, others were decoded"
+        )
+    if not config.allow_urls and any("url_not_allowed" in one.kinds for one in sources):
         found.append("pictures given as addresses: data.allow_urls is off, so their records count as bad")
-    if not pictures.needs_sizes:
+    if not pictures.needs_sizes and not pictures.none:
         found.append("sizes of pictures against the model's limits: this processor brings every picture to one size")
     found += [f"ids given twice in {one.config.path}: allowed by duplicate_ids" for one in sources if one.config.duplicate_ids == "allow"]
     return found

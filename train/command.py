@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     options += ["--train.verify_frozen=true"] if arguments.verify_frozen else []
     recipe = load_recipe(arguments.recipe, [*arguments.overrides, *options]).need("model", "data", "output")
 
+    from train.rows import tell
     from train.run import train  # torch, transformers, deepspeed: only once the recipe is known to be right
 
     try:
@@ -32,5 +33,5 @@ def run(arguments: argparse.Namespace) -> int:
         kept = sorted(str(path) for path in Path(str(recipe.output)).glob("checkpoints/step-*"))
         print(f"\nkept: {', '.join(kept) or 'no checkpoint (train.save_every makes some on the way)'}", file=sys.stderr)
         raise
-    print(f"checkpoint: {result.checkpoint} ({result.seconds:.0f} s)", file=sys.stderr)
+    tell(f"checkpoint: {result.checkpoint} ({result.seconds:.0f} s)", progress=True)
     return 0

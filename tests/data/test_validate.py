@@ -178,3 +178,8 @@ def test_a_repaired_picture_is_seen_at_the_next_reading(tmp_path: Path, processo
     assert load_sources(config(tiny_data), processor.tokenizer, pictures)[0].kinds == {"missing_image": 1}
     missing.write_bytes(content)
     assert load_sources(config(tiny_data), processor.tokenizer, pictures)[0].kinds == {}
+
+
+def test_the_page_about_data_lists_every_kind_with_its_meaning() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [f"| `{kind}` | {meaning} |" in page for kind, meaning in KINDS.items()] == [True] * len(KINDS)
