@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.config import SourceConfig
+from data.config import HUB, SourceConfig
 from data.json_records import Raw, read_json, read_json_lines
 from data.problems import BadRecord
 from data.shards import read_tar
@@ -28,7 +28,6 @@ ENDINGS = {
 }
 PACKED = {".zst": "zstd -d", ".tar.gz": "gunzip", ".tgz": "gunzip", ".zip": "unzip", ".xz": "unxz", ".bz2": "bunzip2"}
 TURN_KEYS = frozenset({"conversations", "messages", "question"})  # what tells a record from an object around records
-HUB = "hub:"
 ROWS = 256  # rows of a table that are Python objects at once
 
 
@@ -233,6 +232,17 @@ def _from_hub(source: SourceConfig) -> Any:
             f"data set {name} cannot be had from the hub ({error}); check its name and the network, or run on a machine that has one: "
             f"{command}; then give the path of the data files in DIR as the source"
         ) from error
+
+
+def state_of_hub(source: SourceConfig) -> str:
+    """The commit of a data set on the hub; without a network, the hash that `datasets` gives the copy in its cache."""
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().dataset_info(source.path.removeprefix(HUB), revision=source.revision).sha
+    except (OSError, ValueError):
+        found = None
+    return str(found) if found else str(_from_hub(source)._fingerprint)
 
 
 # --- trees -----------------------------------------------------------------------------------------------------------

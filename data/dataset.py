@@ -16,7 +16,7 @@ from data.images import ImageCache, ImageSource
 from data.index import Index, open_index
 from data.mixture import Source
 from data.pictures import Pictures
-from data.plan import Plan
+from data.plan import Plan, tokens_of
 from data.problems import Problem
 
 IGNORED = -100  # label of a token that carries no loss
@@ -143,6 +143,11 @@ def check_shares(sources: Sequence[Samples], max_bad_share: float) -> None:
         first = f" First: {one.problems[0].message}." if one.problems else ""
         if not len(one):
             raise ValueError(f"{one.config.path}: no record is left to train on ({kinds or 'the file is empty'}).{first}")
+        if "broken_file" in one.kinds and max_bad_share < 1:
+            broken = next(problem.message for problem in one.problems if problem.kind == "broken_file")
+            raise ValueError(
+                f"{broken}. Nobody knows how many records are lost; repair the file, or accept that with data.max_bad_share: 1"
+            )
         bad = len({problem.record for problem in one.problems})
         if bad > max_bad_share * one.index.records:
             raise ValueError(
@@ -191,11 +196,7 @@ class MixedDataset(Dataset[list[dict[str, Any]]]):
 
     def lengths(self) -> np.ndarray:
         """Tokens of each row, int64 [rows]."""
-        return self.plan.per_row(self.per_sample("tokens"))
-
-    def per_sample(self, name: str) -> np.ndarray:
-        """A number ("tokens", "num_images") of each sample of the plan's order."""
-        return per_sample(self.sources, self.plan, name)
+        return self.plan.per_row(per_sample(self.sources, self.plan, "tokens"))
 
     def _images(self, found: Any, source: int) -> list[np.ndarray]:
         images = found["images"][0].as_py()
@@ -207,7 +208,7 @@ class MixedDataset(Dataset[list[dict[str, Any]]]):
         for image, size in zip((ImageSource(**one) for one in images), sizes.tolist(), strict=True):
             try:
                 array = self.cache(image)
-            except (FileNotFoundError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise RuntimeError(
                     f"{place}: {error}. It could be read when it was indexed; `perennial validate` reads it again"
                 ) from error
@@ -222,8 +223,6 @@ class MixedDataset(Dataset[list[dict[str, Any]]]):
 
 def per_sample(sources: Sequence[Samples], plan: Plan, name: str) -> np.ndarray:
     """A number ("tokens", "num_images") of each sample of a plan's order, int64 [samples]."""
-    from data.plan import tokens_of
-
     return tokens_of(plan.order, [getattr(one, name) for one in sources])
 
 

@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 
 from data.fingerprint import key_of
-from data.images import ImageSource
+from data.images import ImageSource, inspect
 from data.problems import BadRecord
 
 LIMIT = 256 * 2**20  # bytes of one picture
@@ -30,11 +30,22 @@ def fetched(source: ImageSource, cache: Path, pause: float = 1.0) -> ImageSource
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{time.monotonic_ns()}.partial")
         try:
-            partial.write_bytes(_get(source.path, pause))
+            content = _get(source.path, pause)
+            _check(source.path, content)
+            partial.write_bytes(content)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
     return ImageSource(str(target))
+
+
+def _check(address: str, content: bytes) -> None:
+    """Fails where a server sends something else, such as a page that says sorry."""
+    try:
+        inspect(ImageSource(address, data=content))
+    except BadRecord as problem:
+        message = f"what {address} sends is no picture ({problem.message}); `perennial validate` tries again"
+        raise BadRecord("url_failed", message) from problem
 
 
 def _get(address: str, pause: float) -> bytes:
@@ -52,7 +63,7 @@ def _get(address: str, pause: float) -> bytes:
             status = getattr(error, "code", None)
             if attempt == ATTEMPTS - 1 or (status in GONE and status != 429):
                 message = (
-                    f"{address} could not be fetched ({error}); try again later, save the picture and give its path, or remove the record"
+                    f"{address} could not be fetched ({error}); `perennial validate` tries again; or save the picture and give its path"
                 )
                 raise BadRecord("url_failed", message) from error
             time.sleep(pause * 2**attempt)

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,19 @@ from data.problems import BadRecord
 
 CACHE_BYTES = 256 * 2**20
 ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held
+# Pillow's decoders let through whatever damaged bytes lead to.
+DECODERS_RAISE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
 TAIL = 4096  # bytes at the end of a file in which its end mark is looked for
 
 
@@ -115,6 +130,8 @@ def _opened(source: ImageSource | str | Path) -> Iterator[Image.Image]:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or float("inf")):
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
+    except BadRecord:
+        raise
     except FileNotFoundError as error:
         raise FileNotFoundError(f"image {source} does not exist; its record names it, so write the file or remove the record") from error
     except Image.DecompressionBombError as error:
@@ -124,7 +141,7 @@ def _opened(source: ImageSource | str | Path) -> Iterator[Image.Image]:
         empty = not source.read()[:1]
         kind, what = ("empty_image", "is empty") if empty else ("broken_image", "is of no kind that Pillow can read")
         raise BadRecord(kind, f"image {source} {what}; replace the file or remove its record") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DECODERS_RAISE as error:
         kind = "truncated_image" if "truncated" in str(error).lower() else "broken_image"
         raise BadRecord(kind, f"image {source} cannot be read ({error}); replace the file or remove its record") from error
 

@@ -14,17 +14,19 @@ import numpy as np
 
 from data.atomic import write_json
 from data.chat import ChatFormat
-from data.config import DataConfig, SourceConfig
-from data.containers import files_of, raw_records
+from data.config import HUB, DataConfig, SourceConfig
+from data.containers import files_of, raw_records, state_of_hub
 from data.conversation import where
 from data.encode import Chunk, Encoder, RawRecord, Row, Work, state_of
 from data.fingerprint import FileState, fingerprint, key_of
 from data.problems import Problem
 
 VERSION = 1  # of what the files hold; another one makes every index anew
+CHUNK_BYTES = 64 * 2**20  # of pictures inside records: a chunk ends behind so many
 CHUNK = 4096  # records: the unit of work, of a file, of what an interruption costs
 ALONE = 3  # chunks that one process encodes before others, which take seconds to start, are called
 MANIFEST = "index.json"
+IN_PLACE = ".tar"  # files in which pictures stay: their place is part of the index
 PROBES = ([(336, 336)], [(480, 640)], [(1200, 300)], [(224, 224), (640, 480)])  # (height, width) of pictures
 
 
@@ -87,6 +89,8 @@ def open_index(source: SourceConfig, config: DataConfig, format: ChatFormat, *, 
 
     cache = cache_folder(config)
     files = fingerprint(files_of(source), cache)
+    if source.path.startswith(HUB):
+        files = (FileState(name=source.path, size=0, sha256=state_of_hub(source)),)
     work = _work(source, config, format, cache)
     folder = cache / "indexes" / _key(work, files, format)[:32]
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,7 @@ def open_index(source: SourceConfig, config: DataConfig, format: ChatFormat, *, 
         stale = fresh or _is_stale(folder)
         if stale or not (folder / MANIFEST).exists():
             _Builder(folder, work, files, workers=config.index_workers or os.cpu_count() or 1, progress=progress).build(stale)
-    return _open(folder, source, files)
+        return _open(folder, source, files)
 
 
 def _work(source: SourceConfig, config: DataConfig, format: ChatFormat, cache: Path) -> Work:
@@ -113,8 +117,8 @@ def _key(work: Work, files: Sequence[FileState], format: ChatFormat) -> str:
     source = work.source
     return key_of(
         VERSION,
-        [source.format, source.columns, source.split, source.revision, source.image_root, source.path if not files else None],
-        [[Path(one.name).name, one.sha256] for one in files],
+        [source.format, source.columns, source.split, source.revision, source.image_root],
+        [[str(Path(one.name).absolute()) if one.name.endswith(IN_PLACE) else Path(one.name).name, one.sha256] for one in files],
         [_format_key(format), work.allow_urls, work.split_at],
     )
 
@@ -138,7 +142,11 @@ def _is_stale(folder: Path) -> bool:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    return any(list(state_of(path)) != state for path, state in manifest["bad_files"].items())
+    return _changed(manifest["bad_files"])
+
+
+def _changed(bad_files: dict[str, list[int]]) -> bool:
+    return any(list(state_of(path)) != state for path, state in bad_files.items())
 
 
 def _open(folder: Path, source: SourceConfig, files: tuple[FileState, ...]) -> Index:
@@ -205,7 +213,7 @@ class _Builder:
                     waiting.append((known or save_chunk(encoder(records), self._folder, number), size))
                 else:
                     waiting.append((pool.submit(_encode_there, records, self._folder, number), size))
-                while waiting and (len(waiting) > 2 * self._workers or not isinstance(waiting[0][0], Future)):
+                while waiting and (len(waiting) > self._workers + 1 or not isinstance(waiting[0][0], Future)):
                     yield _result(*waiting.popleft())
             while waiting:
                 yield _result(*waiting.popleft())
@@ -218,7 +226,8 @@ class _Builder:
             found: dict[str, Any] = json.loads((self._folder / f"chunk-{number:05}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return None
-        return found
+        is_whole = found["arrow"] is None or (self._folder / found["arrow"]).is_file()
+        return found if is_whole and not _changed(found["bad_files"]) else None
 
     def _finish(self, summaries: Sequence[dict[str, Any]]) -> None:
         repairs: Counter[str] = Counter()
@@ -233,7 +242,7 @@ class _Builder:
                 "records": sum(one["records"] for one in summaries),
                 "arrow": [one["arrow"] for one in summaries if one["arrow"]],
                 "problems": list(itertools.chain.from_iterable(one["problems"] for one in summaries)),
-                "repairs": dict(sorted(repairs.items())),
+                "repairs": {name: count for name, count in sorted(repairs.items()) if count},
                 "duplicates": self._duplicates([one["arrow"] for one in summaries if one["arrow"]]),
                 "bad_files": {path: state for one in summaries for path, state in one["bad_files"].items()},
             },
@@ -306,9 +315,24 @@ def _lists(arrays: Sequence[Any], dtype: Any) -> Any:
 
 
 def _chunks(records: Iterable[RawRecord]) -> Iterator[list[RawRecord]]:
-    rest = iter(records)
-    while chunk := list(itertools.islice(rest, CHUNK)):
+    chunk: list[RawRecord] = []
+    held = 0
+    for record in records:
+        chunk.append(record)
+        held += _bytes_in(record[1])
+        if len(chunk) == CHUNK or held > CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
         yield chunk
+
+
+def _bytes_in(value: Any) -> int:
+    """Bytes of the pictures inside a record."""
+    if isinstance(value, bytes):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_bytes_in, parts))
 
 
 def _bytes_each(records: Sequence[RawRecord]) -> float:

@@ -143,7 +143,7 @@ def _listed(text: _Text, name: str) -> Iterator[Raw]:
 def _broken(text: _Text, name: str, reason: str, at: int) -> BadRecord:
     line, column = text.place(at)
     remedy = "the rest of the file cannot be read; repair it, or write the file again"
-    return BadRecord("broken_json", f"{name} line {line}: not valid JSON ({reason}, column {column}); {remedy}")
+    return BadRecord("broken_file", f"{name} line {line}: not valid JSON ({reason}, column {column}); {remedy}")
 
 
 def _lines(opened: Iterable[bytes], name: str) -> Iterator[Raw]:

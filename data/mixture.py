@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -99,6 +100,12 @@ def mix(sources: Sequence[Source], samples: int, *, seed: int, text_share: float
     return Order(positions=positions, epochs=tuple(epochs))
 
 
+def most_samples(sources: Sequence[Source]) -> int:
+    """How many samples `max_epochs` allows in all; sources with a limit that may not be drawn from count as well."""
+    limit = _limits(sources).sum()
+    return sys.maxsize if math.isinf(limit) else math.floor(limit)
+
+
 def check_sizes(sources: Sequence[Source]) -> None:
     """Fails where a source is empty."""
     for source in sources:
@@ -148,11 +155,12 @@ def _by_text(sources: Sequence[Source], amounts: np.ndarray, text_share: float, 
 
 def _capped(sources: Sequence[Source], shares: np.ndarray, samples: int) -> np.ndarray:
     """Shares such that no source goes beyond its `max_epochs`; what it may not give, the others do."""
-    limits = np.array([math.inf if source.max_epochs is None else source.size * source.max_epochs for source in sources])
+    limits = _limits(sources)
     if limits[shares > 0].sum() < samples:
         most = math.floor(limits[shares > 0].sum())
         raise ValueError(
-            f"{samples} samples are asked for, but max_epochs of data.sources allows {most}; lower train.steps, or raise max_epochs"
+            f"{samples} samples are asked for, but max_epochs of data.sources allows {most}; "
+            "lower train.steps, train.epochs or train.batch_size, or raise max_epochs"
         )
     wanted = shares * samples
     while (over := wanted > limits + 1e-9).any():
@@ -161,6 +169,10 @@ def _capped(sources: Sequence[Source], shares: np.ndarray, samples: int) -> np.n
         room = (wanted < limits - 1e-9) & (shares > 0)
         wanted[room] += missing * shares[room] / shares[room].sum()
     return np.asarray(wanted / max(samples, 1))
+
+
+def _limits(sources: Sequence[Source]) -> np.ndarray:
+    return np.array([math.inf if source.max_epochs is None else source.size * source.max_epochs for source in sources])
 
 
 def _diffuse(shares: np.ndarray, samples: int) -> np.ndarray:

@@ -1,16 +1,17 @@
 """Which samples stand together in which row of which batch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from data.config import DataConfig
-from data.mixture import Order, Source, mix, samples_per_epoch
+from data.mixture import Order, Source, mix, most_samples, samples_per_epoch
 from data.packing import pack
 
 WINDOW = 32  # batches that `group_by_length` sorts together
+PROBE = 1024  # samples that tell how long one is
 MORE = 1.02  # how much more than the estimate to plan at once when rows are packed
 
 
@@ -94,14 +95,15 @@ def make_plan(sources: Sequence[Source], lengths: Sequence[np.ndarray], config: 
         ValueError: The sources cannot fill that many rows as `config` wants it.
     """
     epoch = samples_per_epoch(sources, config.text_share, config.share_by)
-    wanted = max(1, round(amount.epochs * epoch))
+    most = most_samples(sources)
+    wanted = max(1, min(round(amount.epochs * epoch), most))
 
     def ordered(samples: int) -> Order:
         return mix(sources, samples, seed=seed, text_share=config.text_share, share_by=config.share_by)
 
     if config.packing is not None:
-        return _packed(ordered, lengths, config.packing.length, replace(amount, epochs=wanted), seed)
-    steps = amount.steps or max(1, round(wanted / amount.batch_size))
+        return _packed(ordered, lengths, config.packing.length, _Wanted(amount, wanted, most, seed))
+    steps = amount.steps or max(1, min(round(wanted / amount.batch_size), most // amount.batch_size))
     order = ordered(steps * amount.batch_size)
     members = np.arange(len(order.positions))
     if config.group_by_length:
@@ -153,20 +155,40 @@ def _dealt_rows(work: np.ndarray, groups: int) -> np.ndarray:
     return rows.transpose(0, 2, 1).reshape(steps, size)
 
 
-def _packed(ordered, lengths: Sequence[np.ndarray], capacity: int, amount: Amount, seed: int) -> Plan:  # type: ignore[no-untyped-def]
+@dataclass(frozen=True)
+class _Wanted:
+    """How much is to be packed: an amount, the samples of its epochs, the most samples that may be drawn, the seed."""
+
+    amount: Amount
+    samples: int
+    most: int
+    seed: int
+
+
+def _packed(ordered: Callable[[int], Order], lengths: Sequence[np.ndarray], capacity: int, wanted: _Wanted) -> Plan:
     """Packs as many samples as fill the steps; the last step's rows are filled from what follows in the order."""
+    amount, most = wanted.amount, wanted.most
     rows = None if amount.steps is None else amount.steps * amount.batch_size
-    mean = float(np.mean(tokens_of(ordered(1024), lengths))) if rows is not None else 0.0
-    samples = round(amount.epochs) if rows is None else round(rows * capacity / mean * MORE) + 1
+    samples = wanted.samples
+    if rows is not None:
+        mean = float(np.mean(tokens_of(ordered(min(PROBE, most)), lengths)))
+        samples = min(round(rows * capacity / mean * MORE) + 1, most)
     while True:
         order = ordered(samples)
-        packing = pack(tokens_of(order, lengths), capacity, seed=seed)
+        packing = pack(tokens_of(order, lengths), capacity, seed=wanted.seed)
         found = len(packing.rows) - 1
         rows = rows or max(1, round(found / amount.batch_size)) * amount.batch_size
+        if found < rows and samples == most and amount.steps is None:
+            rows = max(1, found // amount.batch_size) * amount.batch_size
         if found >= rows:
             bounds = packing.rows[: rows + 1]
             return Plan(order=order, bounds=bounds, members=packing.samples[: bounds[-1]], batch_size=amount.batch_size)
-        samples = round(samples * max(MORE, rows / max(found, 1))) + 1
+        if samples == most:
+            raise ValueError(
+                f"{rows} rows are asked for, but max_epochs of data.sources allows samples for {found}; lower train.steps or "
+                "train.batch_size, or raise max_epochs"
+            )
+        samples = min(round(samples * max(MORE, rows / max(found, 1))) + 1, most)
 
 
 def _by_length(tokens: np.ndarray, batch_size: int, seed: int) -> np.ndarray:

@@ -50,13 +50,13 @@ def position(reading: Reading, rows: int) -> dict[str, Any]:
     }
 
 
-def _epochs(plan: Plan, rows: int, sources: Sequence[Samples]) -> dict[str, float]:
+def _epochs(plan: Plan, rows: int, sources: Sequence[Samples]) -> list[float]:
     """How often the samples of each source have been seen after so many rows."""
     seen = np.bincount(plan.order.positions[plan.members[: plan.bounds[rows]], 0], minlength=len(sources))
-    return {one.config.path: round(float(count) / len(one), 4) for one, count in zip(sources, seen, strict=True)}
+    return [round(float(count) / len(one), 4) for one, count in zip(sources, seen, strict=True)]
 
 
-def check_position(saved: dict[str, Any], now: dict[str, Any], where: str) -> str | None:
+def check_position(saved: dict[str, Any], now: dict[str, Any], where: str) -> None:
     """Fails unless the rows behind a saved position are the first rows of the plan at hand.
 
     Args:
@@ -64,15 +64,13 @@ def check_position(saved: dict[str, Any], now: dict[str, Any], where: str) -> st
         now: From `position` with the plan at hand, for as many rows.
         where: What holds the saved position, for the message.
 
-    Returns:
-        What is different without harm, for the user to know; None where nothing is.
-
     Raises:
-        ValueError: Other rows would have been seen; the message names what changed: a file, a size, a setting, the seed.
+        ValueError: Other rows would have been seen, or other numbers of processes hold parts of the optimizer; the message names what
+            changed: a file, a size, a setting, the seed, the world size.
     """
     changes = [
         f"{name} was {saved[key]}, is {now[key]}"
-        for key, name in (("seed", "train.seed"), ("batch_size", "train.batch_size"))
+        for key, name in (("seed", "train.seed"), ("batch_size", "train.batch_size"), ("processes", "the number of processes"))
         if saved[key] != now[key]
     ]
     changes += _changed_settings(saved["settings"], now["settings"])
@@ -82,12 +80,9 @@ def check_position(saved: dict[str, Any], now: dict[str, Any], where: str) -> st
         changes = [rows if saved["planned_rows"] != now["planned_rows"] else "the version of the code that plans the order"]
     if changes:
         raise ValueError(
-            f"{where}: the samples before step {saved['offset'] // saved['batch_size']} were not those that this recipe plans; changed: "
+            f"{where}: step {saved['offset'] // saved['batch_size']} was not reached as this run would reach it; changed: "
             f"{'; '.join(changes)}. Give the old files and settings to go on, or train.resume: never to begin anew"
         )
-    if saved["processes"] != now["processes"]:
-        return f"{saved['processes']} processes before, {now['processes']} now: every step holds the samples it would have held"
-    return None
 
 
 def _source(one: Samples) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from data.collate import Layout
 from data.config import DataConfig
 from data.conversation import where
-from data.dataset import IGNORED, MixedDataset, Samples, check_shares
+from data.dataset import IGNORED, MixedDataset, Samples, check_shares, per_sample
 from data.packing import advice
 from data.pictures import Pictures
 from data.problems import KINDS
@@ -159,7 +159,7 @@ def _packing(dataset: MixedDataset, config: DataConfig, lengths: np.ndarray) -> 
     return {
         "length": length,
         "fill": float(lengths.mean() / length),
-        "advice": advice(float(dataset.per_sample("tokens").mean()), length),
+        "advice": advice(float(per_sample(dataset.sources, dataset.plan, "tokens").mean()), length),
     }
 
 
@@ -180,7 +180,7 @@ def _origins(dataset: MixedDataset, sources: Sequence[Samples]) -> np.ndarray:
 
 
 def _sources(dataset: MixedDataset, sources: Sequence[Samples], origins: np.ndarray) -> list[dict[str, Any]]:
-    tokens = dataset.per_sample("tokens")[dataset.plan.members]
+    tokens = per_sample(dataset.sources, dataset.plan, "tokens")[dataset.plan.members]
     samples = np.bincount(origins, minlength=len(sources))
     read = np.bincount(origins, weights=tokens, minlength=len(sources))
     return [
@@ -208,7 +208,7 @@ def _sources(dataset: MixedDataset, sources: Sequence[Samples], origins: np.ndar
 
 def _histogram(dataset: MixedDataset, sources: Sequence[Samples], origins: np.ndarray, longest: int) -> dict[str, Any]:
     """How many samples of the plan are how long, by source; beside them those that were left out because they are longer."""
-    tokens = dataset.per_sample("tokens")[dataset.plan.members]
+    tokens = per_sample(dataset.sources, dataset.plan, "tokens")[dataset.plan.members]
     indexed = np.concatenate([np.empty(0, np.int64), *(one.index.column("tokens") for one in sources)])
     too_long = indexed[indexed > longest]
     every = np.concatenate([tokens, too_long])

@@ -39,6 +39,7 @@ COLUMNS = {
 }
 """Format -> the names that `columns` of a source may map."""
 
+SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-9, 1e9  # of a turn, a record: their products stay far inside float32
 NEITHER = ("video", "videos", "audio", "audios")  # what a record may hold beside text and pictures
 
 
@@ -291,8 +292,8 @@ def _weight(value: Any, name: str) -> float:
         number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
         number = math.inf
-    if not 0 <= number < math.inf:
-        raise BadRecord("bad_weight", f"{name} is {_short(value)}, expected a number from 0 up")
+    if number != 0 and not SMALLEST_WEIGHT <= number <= LARGEST_WEIGHT:
+        raise BadRecord("bad_weight", f"{name} is {_short(value)}, expected 0, or a number from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}")
     return number
 
 

@@ -38,7 +38,7 @@ def read_tar(file: Path, known: Collection[str]) -> Iterator[Any]:
                     content = tar.extractfile(member)
                     texts[ending] = content.read() if content is not None else b""
                 elif ending.rpartition(".")[2] in PICTURES:
-                    pictures[member.name] = ImageSource(str(file), offset=member.offset_data, size=member.size)
+                    pictures[member.name] = ImageSource(str(file.absolute()), offset=member.offset_data, size=member.size)
             yield _sample(texts, pictures, file.name, key)
 
 

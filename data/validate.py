@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ from data.problems import KINDS, REPAIRS
 REPORT, QUARANTINE = "report.json", "quarantine.jsonl"
 
 
-def make_report(sources: Sequence[Samples], config: DataConfig, pictures: Pictures) -> dict[str, Any]:
+def make_report(
+    sources: Sequence[Samples], config: DataConfig, pictures: Pictures, plan: Callable[[], object] | None = None
+) -> dict[str, Any]:
     """Counts what was found; says whether training would start.
 
     Args:
         sources: Every source, read anew.
         config: The section they stand in.
         pictures: How the model shows pictures.
+        plan: Plans the run; raises a ValueError where that cannot be done.
 
     Returns:
         `starts` with `why_not`; `problems` (source, record, kind, message); `kinds`, `repairs` with counts and meanings; `sources`
@@ -36,6 +39,8 @@ def make_report(sources: Sequence[Samples], config: DataConfig, pictures: Pictur
         repairs.update(one.repairs)
     try:
         check_shares(sources, config.max_bad_share)
+        if plan is not None:
+            plan()
         why_not = None
     except ValueError as error:
         why_not = str(error)

@@ -137,11 +137,14 @@ class CheckManifest(TrainerCallback):
 
 
 class SaveEvery(TrainerCallback):
-    """Calls `save(step)` after every so many steps, the last one left out: the run saves that itself."""
+    """Calls `save(step)` after every so many steps, the last one left out: the run saves that itself.
+
+    It does so once the step is logged: what goes on from there finds the step's line in metrics.jsonl.
+    """
 
     def __init__(self, every: int, save: Callable[[int], Any]) -> None:
         self._every, self._save = every, save
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self._every == 0 and state.global_step < state.max_steps:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" in logs and state.global_step % self._every == 0 and state.global_step < state.max_steps:
             self._save(state.global_step)

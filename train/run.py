@@ -16,6 +16,7 @@ from data.collate import Collator
 from data.dataset import Samples, check_shares, load_sources
 from data.pictures import pictures_of
 from data.position import Reading
+from data.validate import QUARANTINE
 from model import adapters, build
 from model.manifest import Manifest
 from model.processor import tokenizer_of
@@ -64,7 +65,7 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     sources = read_data(recipe, processor, folder, progress)
     reading = plan_order(sources, recipe, progress)
     manifest, tuner = choose_what_trains(model, recipe, reading.plan.steps)
-    saved = resume.find(folder, manifest, reading, progress)
+    saved = resume.find(recipe, manifest, reading, progress)
     record = write_down_what_runs(recipe, folder, manifest, reading, saved)
     with (
         record.ending(),
@@ -87,7 +88,7 @@ def open_run_folder(recipe: Recipe, overwrite: bool) -> Path:
     ended = status(folder)
     if ended == "done" and not overwrite:
         raise ValueError(f"output: {folder} holds a finished run; give another output, or --overwrite to replace it")
-    if folder.exists() and any(folder.iterdir()) and ended is None:
+    if folder.exists() and ended is None and {path.name for path in folder.iterdir()} - {QUARANTINE}:
         raise ValueError(f"output: {folder} is not empty and holds no run; give another output")
     if not resume.is_wanted(folder, recipe.train.resume, ended):
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,8 +97,9 @@ def open_run_folder(recipe: Recipe, overwrite: bool) -> Path:
 
 
 def join_processes(recipe: Recipe) -> None:
-    """Step 2: the process group, the precision of products."""
+    """Step 2: the process group, the precision of products; from here on all processes see the same run folder."""
     distributed.start()
+    distributed.wait()
     torch.set_float32_matmul_precision(recipe.train.matmul_precision)
 
 
@@ -112,8 +114,10 @@ def read_data(recipe: Recipe, processor: Any, folder: Path, progress: bool) -> l
     assert recipe.data is not None
     sources = load_sources(recipe.data, tokenizer_of(processor), pictures_of(processor), seed=recipe.train.seed, progress=progress)
     problems = [problem for source in sources for problem in source.problems]
+    if distributed.is_first():
+        (folder / QUARANTINE).unlink(missing_ok=True)
     if distributed.is_first() and problems:
-        write_text(folder / "quarantine.jsonl", "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in problems))
+        write_text(folder / QUARANTINE, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in problems))
     for source in sources:
         for kind, count in source.kinds.items():
             first = next(one.message for one in source.problems if one.kind == kind)
@@ -181,7 +185,7 @@ def build_trainer(
 
         def save(step: int) -> None:
             save_checkpoint(trainer, processor, recipe, folder, step)
-            resume.save(trainer, folder, step, manifest, reading)
+            resume.save(trainer, recipe, step, manifest, reading)
 
         trainer.add_callback(SaveEvery(config.save_every, save))
     return trainer

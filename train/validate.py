@@ -24,16 +24,23 @@ def run(arguments: argparse.Namespace) -> int:
 
     import json
 
+    from data.collate import Collator
     from data.dataset import load_sources
     from data.pictures import pictures_of
     from data.validate import make_report, summary, write_report
     from model.build import load_processor
     from model.processor import tokenizer_of
+    from train.rows import layout_of_rows, plan_order
 
     processor = load_processor(recipe.model)
     pictures = pictures_of(processor)
     sources = load_sources(recipe.data, tokenizer_of(processor), pictures, seed=recipe.train.seed, fresh=True, progress=sys.stderr.isatty())
-    report = make_report(sources, recipe.data, pictures)
+
+    def plan() -> None:
+        Collator(tokenizer_of(processor), pictures, layout_of_rows(recipe))
+        plan_order(sources, recipe, progress=False)
+
+    report = make_report(sources, recipe.data, pictures, plan)
     if arguments.output is not None:
         write_report(report, Path(arguments.output))
     print(json.dumps(report, indent=2, ensure_ascii=False) if arguments.json else summary(report))

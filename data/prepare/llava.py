@@ -28,6 +28,8 @@ def _read(name: str, work: Work) -> Iterator[Record]:
     """One record at a time: all of the mixture at once would take several gigabytes."""
     for number, record in enumerate(read_json(work.file(name), ("conversations",))):
         if isinstance(record, BadRecord):
+            if record.kind == "broken_file":
+                raise ValueError(f"{record.message}: {work.file(name)}; remove that file, and it is fetched again")
             work.leave_out(record.kind, f"{name} record {number}: {record.message}")
         else:
             yield record

@@ -117,7 +117,7 @@ def test_a_broken_list_ends_with_the_place_of_the_fault(
     monkeypatch.setattr(json_records, "BLOCK", block)
     *good, last = records(write(tmp_path / "a.json", content))
     assert (len(good), kinds(good)) == (before, [None] * before)
-    assert (last.kind, message in last.message) == ("broken_json", True), last.message
+    assert (last.kind, message in last.message) == ("broken_file", True), last.message
     assert "the rest of the file cannot be read" in last.message
 
 
@@ -126,7 +126,7 @@ def test_a_fault_is_found_without_reading_the_rest_of_the_file(tmp_path: Path, m
     path = write(tmp_path / "a.json", '[{"a": x},' + " " * 3_000_000 + "1]")
     tracemalloc.start()
     try:
-        assert kinds(records(path)) == ["broken_json"]
+        assert kinds(records(path)) == ["broken_file"]
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()

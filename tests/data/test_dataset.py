@@ -228,3 +228,19 @@ def test_packing_is_refused_for_models_with_positions_in_three_dimensions(family
     processor = AutoProcessor.from_pretrained(family_folder("qwen2_5_vl"))
     with pytest.raises(ValueError, match=r"data\.packing: Qwen-VL"):
         Collator(processor.tokenizer, pictures_of(processor), "packed")
+
+
+def test_of_a_split_dialogue_the_last_answer_alone_carries_loss_when_only_that_is_wanted(tiny: tuple[Any, Any], tmp_path: Path) -> None:
+    turns = [turn for number in range(6) for turn in (("human", f"What is {number}?"), ("gpt", f"It is {number}. " * 3))]
+    samples = load(write(tmp_path / "long.json", turns), tiny[1], max_length=80, over_long="split", turns="last")
+    (sample,) = rows_of(samples, batch_size=1, steps=1)[0]
+    assert tiny[1].tokenizer.decode(sample["labels"][sample["labels"] != IGNORED]) == "It is 5. " * 3 + "<|end|>"
+    assert len(samples) == 1
+    assert samples.repairs["split"] == 1
+    assert samples.repairs["piece_without_loss"] > 0
+
+
+@pytest.mark.parametrize("weight", [1e39, 1e-46, -1, float("nan")])
+def test_a_weight_that_float32_cannot_hold_is_a_bad_record(weight: float, tiny: tuple[Any, Any], tmp_path: Path) -> None:
+    path = write(tmp_path / "few.json", [("human", "Who?"), ("gpt", "Me.", weight)])
+    assert load(path, tiny[1]).kinds == {"bad_weight": 1}

@@ -1,6 +1,7 @@
 """Pictures as files hold them, good ones, broken ones."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,16 @@ def test_the_cache_holds_no_more_than_its_limit(tiny_data: Path) -> None:
     for source in sources:
         assert np.array_equal(cache(source), load_image(source))
     assert cache.bytes == cache.limit
+
+
+@pytest.mark.parametrize("problem", [struct.error, RuntimeError, TypeError, NotImplementedError, KeyError, ZeroDivisionError])
+def test_whatever_a_decoder_raises_is_told_as_a_broken_picture(problem: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import ImageOps
+
+    def fail(*_: object) -> None:
+        raise problem("damaged")
+
+    monkeypatch.setattr(ImageOps, "exif_transpose", fail)
+    with pytest.raises(BadRecord, match="damaged") as error:
+        load_image(ImageSource("embedded", data=content("JPEG")))
+    assert error.value.kind == "broken_image"

@@ -158,3 +158,66 @@ def test_the_hash_of_a_source_is_that_of_its_file(tiny_data: Path, format: ChatF
     import hashlib
 
     assert open_it(tiny_data, format).sha256 == hashlib.sha256(tiny_data.read_bytes()).hexdigest()
+
+
+def test_a_build_that_goes_on_looks_again_at_pictures_that_were_bad(
+    tiny_data: Path, format: ChatFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = tiny_data.parent / "images" / "0.png"
+    content = missing.read_bytes()
+    missing.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Builder, "_finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            open_it(tiny_data, format)
+    missing.write_bytes(content)
+    assert open_it(tiny_data, format).problems == ()
+
+
+def test_a_chunk_whose_rows_were_lost_is_built_again(tiny_data: Path, format: ChatFormat) -> None:
+    folder = open_it(tiny_data, format).folder
+    (folder / "index.json").unlink()
+    (folder / "chunk-00001.arrow").unlink()
+    assert open_it(tiny_data, format).column("record").tolist() == list(range(16))
+
+
+def test_pictures_inside_a_shard_are_found_from_any_folder(
+    tiny_data: Path, format: ChatFormat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import tarfile
+
+    with tarfile.open(tiny_data.parent / "shard.tar", "w") as tar:
+        (tmp_path / "one.txt").write_text("A square.")
+        tar.add(tmp_path / "one.txt", "one.txt")
+        tar.add(tiny_data.parent / "images" / "0.png", "one.png")
+    monkeypatch.chdir(tiny_data.parent)
+    index = open_it(Path("shard.tar"), format)
+    assert [Path(image["path"]).is_absolute() for row in rows(index) for image in row["images"]] == [True]
+
+
+def test_another_state_of_a_data_set_on_the_hub_is_another_index(format: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset
+
+    import data.containers as containers
+
+    def publish(answers: int) -> Index:
+        turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
+        published = Dataset.from_list([{"conversations": turns}] * answers)
+        monkeypatch.setattr(containers, "_from_hub", lambda source: published)
+        return open_it(Path("hub:someone/something"), format)
+
+    class NoNetwork:
+        def dataset_info(self, *_: object, **__: object) -> None:
+            raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", NoNetwork)
+    first, second = publish(4), publish(9)
+    assert (first.records, second.records) == (4, 9)
+    assert first.sha256 != second.sha256
+
+
+def test_chunks_end_behind_so_many_bytes_of_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 100)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 25)
+    records = [(number, {"image": {"bytes": b"0123456789"}}) for number in range(7)]
+    assert [[number for number, _ in chunk] for chunk in module._chunks(records)] == [[0, 1, 2], [3, 4, 5], [6]]

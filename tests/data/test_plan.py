@@ -104,3 +104,20 @@ def test_the_hash_covers_where_rows_end() -> None:
     bounds = found.bounds.copy()
     bounds[1] += 1
     assert replace(found, bounds=bounds).sha256() != found.sha256()
+
+
+@pytest.mark.parametrize("settings", [{}, {"packing": {"length": 256}}])
+def test_an_epoch_under_a_cap_of_one_epoch_is_cut_to_whole_batches(settings: dict[str, object]) -> None:
+    capped = [replace(source, max_epochs=1.0) for source in SOURCES]
+    config = DataConfig.model_validate({"sources": [{"path": "a"}, {"path": "b"}]} | settings)
+    found = make_plan(capped, LENGTHS, config, Amount(batch_size=33, epochs=1.0), 0)
+    inside = [one for row in members(found) for one in row]
+    assert 0 < len(inside) == len(set(inside)) <= 400
+
+
+def test_packed_steps_beyond_a_cap_are_an_error_that_says_what_to_lower() -> None:
+    capped = [replace(source, max_epochs=1.0) for source in SOURCES]
+    config = DataConfig.model_validate({"sources": [{"path": "a"}, {"path": "b"}], "packing": {"length": 256}})
+    make_plan(capped, LENGTHS, config, Amount(batch_size=4, steps=5), 0)
+    with pytest.raises(ValueError, match=r"4000 rows are asked for, but max_epochs .* lower train\.steps"):
+        make_plan(capped, LENGTHS, config, Amount(batch_size=4, steps=1000), 0)

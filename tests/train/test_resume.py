@@ -124,6 +124,10 @@ def test_another_preset_is_refused_with_what_differs(stopped: Path, tiny_folder:
     [
         ({"seed": 6}, r"train\.seed was 5, is 6"),
         ({"batch_size": 8}, r"train\.batch_size was 4, is 8"),
+        ({"learning_rate": 1e-4}, r"train\.learning_rate was 0\.01, is 0\.0001"),
+        ({"schedule": "linear"}, r"train\.schedule was cosine, is linear"),
+        ({"zero": "zero0"}, r"train\.zero was zero2, is zero0"),
+        ({"precision": "bf16"}, r"train\.precision was fp32, is bf16"),
         ({"reading": {"max_length": 300}}, r"data\.max_length was 512, is 300"),
     ],
 )

@@ -89,9 +89,46 @@ def test_training_does_not_start_with_more_bad_records_than_allowed(half_bad: Pa
         train(make_recipe(values), progress=False)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_share": 0.3}, "no source is with images"),
+        ({"sources": [{"path": "{data}", "max_epochs": 0.5}]}, "max_epochs of data.sources allows 4"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_exits_1(
+    settings: dict[str, Any], message: str, tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "good.json"
+    data.write_text(json.dumps([{"id": number, "conversations": [ASK, TELL]} for number in range(8)]))
+    for source in settings.get("sources", []):
+        source["path"] = str(data)
+    recipe, values = write_recipe(tmp_path, data, tiny_folder, **settings)
+    recipe.write_text(yaml.safe_dump(values | {"train": values["train"] | {"steps": 2}}))
+    assert main(["validate", str(recipe)]) == 1
+    assert message in capsys.readouterr().out
+
+
+def test_a_run_refused_for_its_data_starts_once_they_are_repaired(half_bad: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    _, values = write_recipe(tmp_path, half_bad, tiny_folder)
+    with pytest.raises(ValueError, match="4 of 8 records are bad"):
+        train(make_recipe(values), progress=False)
+    half_bad.write_text(json.dumps([one for one in json.loads(half_bad.read_text()) if len(one["conversations"]) == 2]))
+    result = train(make_recipe(values), progress=False)
+    assert not (result.folder / "quarantine.jsonl").exists()
+
+
+def test_a_long_file_that_ends_early_stops_training_whatever_the_share(tmp_path: Path) -> None:
+    path = tmp_path / "cut.json"
+    text = json.dumps([{"id": number, "conversations": [ASK, TELL]} for number in range(1000)])
+    path.write_text(text[: len(text) // 3])
+    assert main(["validate", str(path), "--data.max_bad_share", "0.9"]) == 1
+    assert main(["validate", str(path), "--data.max_bad_share", "1"]) == 0
+
+
 def test_a_file_that_ends_early_gives_what_stands_before_its_end(tmp_path: Path) -> None:
     path = tmp_path / "cut.json"
     path.write_text(json.dumps([{"id": number, "conversations": [ASK, TELL]} for number in range(8)])[:-40])
     assert main(["validate", str(path), "--output", str(tmp_path / "found")]) == 1
     (problem,) = json.loads((tmp_path / "found" / "report.json").read_text())["problems"]
-    assert (problem["record"], problem["kind"]) == (7, "broken_json")
+    assert (problem["record"], problem["kind"]) == (7, "broken_file")

@@ -224,9 +224,19 @@ def test_a_broken_record_is_left_out_under_its_problem(tmp_path: Path, picture) 
     whole = json.dumps({"id": "1", "image": "00/1.jpg", "conversations": turns})
     (tmp_path / "given/images/00").mkdir(parents=True)
     (tmp_path / "given/images/00/1.jpg").write_bytes(picture(1))
-    (tmp_path / "given/blip_laion_cc_sbu_558k.json").write_text(f"[{whole}, {whole[:-40]}", encoding="utf-8")
+    (tmp_path / "given/blip_laion_cc_sbu_558k.json").write_text(f'[{whole}, {{"id": "\\ud83d"}}]', encoding="utf-8")
     found = prepare(small(SPECS["llava-558k"]), Request(output=tmp_path / "out", source=tmp_path / "given", progress=False))
-    assert (found["splits"]["train"]["records"], found["left_out"]) == (1, {"broken_json": 1})
+    assert (found["splits"]["train"]["records"], found["left_out"]) == (1, {"not_utf8": 1})
+
+
+def test_a_published_file_that_ends_early_is_refused(tmp_path: Path, picture) -> None:
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a cat"}]
+    whole = json.dumps({"id": "1", "image": "00/1.jpg", "conversations": turns})
+    (tmp_path / "given/images/00").mkdir(parents=True)
+    (tmp_path / "given/images/00/1.jpg").write_bytes(picture(1))
+    (tmp_path / "given/blip_laion_cc_sbu_558k.json").write_text(f"[{whole}, {whole[:-40]}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"line 1: not valid JSON .* remove that file"):
+        prepare(small(SPECS["llava-558k"]), Request(output=tmp_path / "out", source=tmp_path / "given", progress=False))
 
 
 def test_repeated_ids_of_the_mixture_get_a_number_and_are_counted(made) -> None:
