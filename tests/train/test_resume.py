@@ -169,3 +169,19 @@ def test_a_run_killed_with_9_goes_on_with_the_identical_order(tmp_path: Path, ti
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed_from"] in (2, 4)
     assert curve(tmp_path / "run") == curve(unbroken.folder)
     assert same(result.checkpoint, unbroken.checkpoint)
+
+
+def test_another_number_of_processes_is_refused_by_name(stopped: Path, tiny_folder: Path, data: Path) -> None:
+    path = stopped / "state" / "step-2" / "position.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"processes": 2}))
+    with pytest.raises(ValueError, match="the number of processes was 2, is 1"):
+        run(stopped, tiny_folder, data)
+
+
+def test_epochs_of_each_source_are_told_before_training(
+    tmp_path: Path, tiny_folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(make_recipe(values(tmp_path / "run", tiny_folder, data, steps=2, save_every=None)), progress=True)
+    told = capsys.readouterr().err
+    assert f"{data}: 16 samples, 0.50 epochs" in told
+    assert told.index("0.50 epochs") < told.index("2/2")
