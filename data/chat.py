@@ -145,6 +145,14 @@ class Formatter:
             spans = [(first, last, weight) for (first, last), (_, _, weight) in zip(bounds, one.spans, strict=True)]
             yield self._encoded(np.asarray(ids, np.int32), spans, counts)
 
+    def carrying(self, conversation: Conversation) -> list[bool]:
+        """Which turns carry loss."""
+        carrying = [turn.role in self._roles and turn.weight > 0 for turn in conversation.turns]
+        if self._format.turns == "last" and True in carrying:
+            last = len(carrying) - 1 - carrying[::-1].index(True)
+            carrying = [number == last for number in range(len(carrying))]
+        return carrying
+
     def _skeleton(self, roles: tuple[str, ...]) -> Skeleton:
         try:
             found = take_apart(roles, self._format.tokenizer, thinking=self._format.thinking)
@@ -163,10 +171,7 @@ class Formatter:
                 )
 
     def _put_together(self, conversation: Conversation, skeleton: Skeleton, texts: Sequence[str], mark: str | None) -> Rendered:
-        carrying = [turn.role in self._roles and turn.weight > 0 for turn in conversation.turns]
-        if self._format.turns == "last" and True in carrying:
-            last = len(carrying) - 1 - carrying[::-1].index(True)
-            carrying = [number == last for number in range(len(carrying))]
+        carrying = self.carrying(conversation)
         parts: list[str] = []
         spans: list[Span] = []
         length = 0

@@ -66,6 +66,11 @@ class Samples:
         )
 
     @property
+    def bad_records(self) -> int:
+        """How many records are bad; a split one may have several problems."""
+        return len({problem.record for problem in self.problems})
+
+    @property
     def kinds(self) -> dict[str, int]:
         """How many records are bad in each way."""
         return dict(Counter(problem.kind for problem in self.problems).most_common())
@@ -148,10 +153,9 @@ def check_shares(sources: Sequence[Samples], max_bad_share: float) -> None:
             raise ValueError(
                 f"{broken}. Nobody knows how many records are lost; repair the file, or accept that with data.max_bad_share: 1"
             )
-        bad = len({problem.record for problem in one.problems})
-        if bad > max_bad_share * one.index.records:
+        if one.bad_records > max_bad_share * one.index.records:
             raise ValueError(
-                f"{one.config.path}: {bad} of {one.index.records} records are bad ({kinds}), more than data.max_bad_share "
+                f"{one.config.path}: {one.bad_records} of {one.index.records} records are bad ({kinds}), more than data.max_bad_share "
                 f"{max_bad_share:g} allows.{first} `perennial validate` lists all; repair them, or raise the share"
             )
 

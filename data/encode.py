@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.chat import LOSS_ROLES, ChatFormat, Encoded, Formatter, Rendered
+from data.chat import ChatFormat, Encoded, Formatter, Rendered
 from data.config import SourceConfig
 from data.conversation import IMAGE_MARK, Conversation, Turn
 from data.fetch import fetched
@@ -153,7 +153,7 @@ class Encoder:
         number, limit = one.conversation.record, self._work.split_at
         pieces = [(one, encoded)]
         if limit is not None and len(encoded.input_ids) > limit:
-            pieces = list(self._split(self._last_alone(one), limit)) or pieces
+            pieces = list(self._split(self._settled(one), limit)) or pieces
         if not any(learns(part) for _, part in pieces):
             carrying = "no turn of the assistant" if self._work.format.loss_on == "assistant" else "no turn"
             message = f"{carrying} has text that carries loss, so nothing can be learned; give an answer, or remove the record"
@@ -165,14 +165,11 @@ class Encoder:
             if learns(part):
                 chunk.rows.append(Row(record=number, id=one.id, encoded=part, images=piece.conversation.images, sizes=piece.sizes))
 
-    def _last_alone(self, one: _Ready) -> _Ready:
-        """With loss on the last turn alone, that of the whole dialogue: no other turn may carry any in its piece."""
-        turns = one.conversation.turns
-        if self._work.format.turns == "all":
-            return one
-        carrying = [number for number, turn in enumerate(turns) if turn.weight and turn.role in LOSS_ROLES[self._work.format.loss_on]]
-        silent = [turn if number == carrying[-1] else replace(turn, weight=0.0) for number, turn in enumerate(turns)] if carrying else turns
-        return replace(one, conversation=replace(one.conversation, turns=tuple(silent)))
+    def _settled(self, one: _Ready) -> _Ready:
+        """In its pieces, what carries loss in the whole dialogue does so alone: a piece's last turn need not be the dialogue's."""
+        turns = zip(one.conversation.turns, self._formatter.carrying(one.conversation), strict=True)
+        settled = tuple(turn if carries else replace(turn, weight=0.0) for turn, carries in turns)
+        return replace(one, conversation=replace(one.conversation, turns=settled))
 
     def _split(self, one: _Ready, limit: int) -> Iterator[tuple[_Ready, Encoded]]:
         """The dialogue in pieces of as many rounds as fit; nothing where a round alone is too long."""

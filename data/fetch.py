@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from data.atomic import whole_file
 from data.fingerprint import key_of
 from data.images import ImageSource, inspect
 from data.problems import BadRecord
@@ -27,15 +28,10 @@ def fetched(source: ImageSource, cache: Path, pause: float = 1.0) -> ImageSource
     """
     target = cache / "pictures" / key_of(source.path)
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{time.monotonic_ns()}.partial")
-        try:
-            content = _get(source.path, pause)
-            _check(source.path, content)
+        content = _get(source.path, pause)
+        _check(source.path, content)
+        with whole_file(target) as partial:
             partial.write_bytes(content)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
     return ImageSource(str(target))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data.atomic import write_json
+from data.atomic import whole_file, write_json
 from data.chat import ChatFormat
 from data.config import HUB, DataConfig, SourceConfig
 from data.containers import files_of, raw_records, state_of_hub
@@ -151,11 +151,9 @@ def _changed(bad_files: dict[str, list[int]]) -> bool:
 
 def _open(folder: Path, source: SourceConfig, files: tuple[FileState, ...]) -> Index:
     from datasets import Dataset
-    from datasets.table import MemoryMappedTable, concat_tables
 
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    # As `concatenate_datasets` of `Dataset.from_file`, which takes 7 ms a file for hashes that nothing here reads.
-    parts = [MemoryMappedTable.from_file(str(folder / name)) for name in manifest["arrow"]]
+    table = _mapped(folder, manifest["arrow"])
     problems = [
         Problem(source=source.path, record=record, kind=kind, message=f"{where(source.path, record)}: {message}")
         for record, kind, message in manifest["problems"]
@@ -163,7 +161,7 @@ def _open(folder: Path, source: SourceConfig, files: tuple[FileState, ...]) -> I
     return Index(
         config=source,
         folder=folder,
-        table=Dataset(concat_tables(parts), fingerprint=folder.name) if parts else None,
+        table=Dataset(table, fingerprint=folder.name) if table is not None else None,
         records=manifest["records"],
         problems=tuple(problems),
         repairs=manifest["repairs"],
@@ -172,11 +170,22 @@ def _open(folder: Path, source: SourceConfig, files: tuple[FileState, ...]) -> I
     )
 
 
+def _mapped(folder: Path, names: Sequence[str]) -> Any:
+    """The rows in Arrow files, mapped into memory; None without any.
+
+    As `concatenate_datasets` of `Dataset.from_file`, which takes 7 ms a file for hashes that nothing here reads.
+    """
+    from datasets.table import MemoryMappedTable, concat_tables
+
+    return concat_tables([MemoryMappedTable.from_file(str(folder / name)) for name in names]) if names else None
+
+
 class _Builder:
     """Builds an index chunk by chunk; each is a file that appears whole."""
 
     def __init__(self, folder: Path, work: Work, files: Sequence[FileState], *, workers: int, progress: bool) -> None:
         self._folder, self._work, self._files, self._workers, self._progress = folder, work, files, workers, progress
+        self._expected = 0  # records, as far as that can be told
 
     def build(self, fresh: bool) -> None:
         """Encodes what is not there yet; then writes the manifest."""
@@ -192,31 +201,31 @@ class _Builder:
 
         name = Path(self._work.source.path).name
         with tqdm(desc=f"indexing {name}", unit=" records", disable=not self._progress, leave=False, mininterval=0.5) as bar:
-            for summary, bytes_each in self._encoded():
-                if bar.total is None and bytes_each:
-                    bar.total = round(sum(one.size for one in self._files) / bytes_each) or None
-                if bar.total is not None:
-                    bar.total = max(bar.total, bar.n + summary["records"])
+            for summary in self._encoded():
+                if self._expected:
+                    bar.total = max(self._expected, bar.n + summary["records"])
                 bar.update(summary["records"])
                 yield summary
 
-    def _encoded(self) -> Iterator[tuple[dict[str, Any], float]]:
-        """What each chunk came to, in order, with the mean bytes of its records."""
-        waiting: deque[tuple[Any, float]] = deque()
+    def _encoded(self) -> Iterator[dict[str, Any]]:
+        """What each chunk came to, in order."""
+        waiting: deque[Any] = deque()  # summaries, or futures of some
         encoder, pool = Encoder(self._work), None
         try:
             for number, records in enumerate(_chunks(raw_records(self._work.source))):
-                size, known = _bytes_each(records), self._known(number)
+                if number == 0:
+                    self._expected = _expected(self._files, records)
+                known = self._known(number)
                 if known is None and pool is None and number >= ALONE and self._workers > 1:
                     pool = _pool(self._work, self._workers)
                 if known is not None or pool is None:
-                    waiting.append((known or save_chunk(encoder(records), self._folder, number), size))
+                    waiting.append(known or save_chunk(encoder(records), self._folder, number))
                 else:
-                    waiting.append((pool.submit(_encode_there, records, self._folder, number), size))
-                while waiting and (len(waiting) > self._workers + 1 or not isinstance(waiting[0][0], Future)):
-                    yield _result(*waiting.popleft())
+                    waiting.append(pool.submit(_encode_there, records, self._folder, number))
+                while waiting and (len(waiting) > self._workers + 1 or not isinstance(waiting[0], Future)):
+                    yield _result(waiting.popleft())
             while waiting:
-                yield _result(*waiting.popleft())
+                yield _result(waiting.popleft())
         finally:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
@@ -249,15 +258,14 @@ class _Builder:
         )
 
     def _duplicates(self, names: Sequence[str]) -> list[tuple[int, str, int]]:
-        from datasets import Dataset
-
+        table = _mapped(self._folder, names)
+        if table is None:
+            return []
         first: dict[str, int] = {}
         found = []
-        for name in names:
-            columns = Dataset.from_file(str(self._folder / name)).select_columns(["id", "record"])[:]
-            for identity, record in zip(columns["id"], columns["record"], strict=True):
-                if identity is not None and first.setdefault(identity, record) != record:
-                    found.append((record, identity, first[identity]))
+        for identity, record in zip(table.column("id").to_pylist(), table.column("record").to_pylist(), strict=True):
+            if identity is not None and first.setdefault(identity, record) != record:
+                found.append((record, identity, first[identity]))
         return list(dict.fromkeys(found))  # a record that was split stands there once
 
 
@@ -268,13 +276,8 @@ def save_chunk(chunk: Chunk, folder: Path, number: int) -> dict[str, Any]:
     name = f"chunk-{number:05}.arrow"
     if chunk.rows:
         table = _table(chunk.rows)
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        try:
-            with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-                writer.write_table(table)
-            partial.replace(folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(folder / name) as partial, pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
     summary = {
         "records": chunk.records,
         "arrow": name if chunk.rows else None,
@@ -335,16 +338,18 @@ def _bytes_in(value: Any) -> int:
     return sum(map(_bytes_in, parts))
 
 
-def _bytes_each(records: Sequence[RawRecord]) -> float:
-    """Mean size of the records as JSON, to tell how many a file will hold; 0 where that cannot be told."""
+def _expected(files: Sequence[FileState], records: Sequence[RawRecord]) -> int:
+    """How many records files will hold, from the mean size of the first as JSON; 0 where that cannot be told."""
     try:
-        return float(np.mean([len(json.dumps(raw, ensure_ascii=False).encode()) for _, raw in records[:64]]))
+        mean = np.mean([len(json.dumps(raw, ensure_ascii=False).encode()) for _, raw in records[:64]])
     except (TypeError, ValueError):
-        return 0.0
+        return 0
+    return round(sum(one.size for one in files) / float(mean))
 
 
-def _result(made: Any, size: float) -> tuple[dict[str, Any], float]:
-    return (made.result() if isinstance(made, Future) else made), size
+def _result(made: Any) -> dict[str, Any]:
+    found: dict[str, Any] = made.result() if isinstance(made, Future) else made
+    return found
 
 
 # --- in another process ----------------------------------------------------------------------------------------------

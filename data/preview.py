@@ -189,7 +189,7 @@ def _sources(dataset: MixedDataset, sources: Sequence[Samples], origins: np.ndar
             "path": one.config.path,
             "format": one.config.format,
             "records": one.index.records,
-            "bad_records": len({problem.record for problem in one.problems}),
+            "bad_records": one.bad_records,
             "samples": len(one),
             "unused": one.unused,
             "planned_samples": int(samples[number]),

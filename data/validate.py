@@ -52,7 +52,7 @@ def make_report(
         "max_length": config.longest,
         "records": sum(one.index.records for one in sources),
         "samples": sum(len(one) for one in sources),
-        "bad_records": sum(_bad(one) for one in sources),
+        "bad_records": sum(one.bad_records for one in sources),
         "kinds": {kind: {"count": count, "meaning": KINDS[kind]} for kind, count in kinds.most_common()},
         "repairs": {name: {"count": count, "meaning": REPAIRS[name]} for name, count in repairs.most_common()},
         "skipped": skipped(sources, config, pictures),
@@ -105,10 +105,6 @@ def summary(report: dict[str, Any]) -> str:
 SHOWN = 10  # problems in the terminal
 
 
-def _bad(one: Samples) -> int:
-    return len({problem.record for problem in one.problems})
-
-
 def _source(one: Samples) -> dict[str, Any]:
     tokens = one.tokens
     return {
@@ -116,7 +112,7 @@ def _source(one: Samples) -> dict[str, Any]:
         "format": one.config.format,
         "sha256": one.index.sha256,
         "records": one.index.records,
-        "bad_records": _bad(one),
+        "bad_records": one.bad_records,
         "samples": len(one),
         "with_images": int((one.num_images > 0).sum()),
         "images": int(one.num_images.sum()),

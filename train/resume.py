@@ -60,9 +60,7 @@ def find(recipe: Recipe, manifest: Manifest, reading: Reading, progress: bool) -
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """What decides how a step is taken, as JSON takes it."""
-    return json.loads(recipe.model_dump_json(include={"model", "train"}, exclude=EFFECTLESS)) | {
-        "precision": resolved(recipe.train.precision)
-    }
+    return recipe.model_dump(mode="json", include={"model", "train"}, exclude=EFFECTLESS) | {"precision": resolved(recipe.train.precision)}
 
 
 def _check_settings(before: dict[str, Any], now: dict[str, Any], saved: Path) -> None:

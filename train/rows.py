@@ -21,9 +21,9 @@ def plan_order(sources: Sequence[Samples], recipe: Recipe, progress: bool) -> Re
     for one, epochs in zip(sources, plan.epochs([len(one) for one in sources]), strict=True):
         tell(f"{one.config.path}: {len(one)} samples, {epochs:.2f} epochs", progress)
     if config.packing is not None:
-        tokens = plan.per_row(per_sample(sources, plan, "tokens"))
-        tell(f"packed rows of {config.packing.length} tokens are {tokens.mean() / config.packing.length:.2%} full", progress)
-        hint = advice(float(per_sample(sources, plan, "tokens").mean()), config.packing.length)
+        tokens = per_sample(sources, plan, "tokens")
+        tell(f"packed rows of {config.packing.length} tokens are {plan.per_row(tokens).mean() / config.packing.length:.2%} full", progress)
+        hint = advice(float(tokens.mean()), config.packing.length)
         if hint is not None:
             tell(hint, progress)
     return Reading(plan=plan, sources=sources, config=config, seed=train.seed, processes=distributed.world_size())

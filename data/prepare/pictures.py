@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from data.atomic import whole_file
 from data.prepare.download import Refused, Unreachable, get
 from data.prepare.work import Work
 
@@ -40,10 +41,8 @@ def keep(content: bytes, root: Path) -> str | None:
     name = hashlib.sha256(content).hexdigest()
     target = root / "images" / name[:2] / (name + found)
     if not (target.is_file() and target.stat().st_size == len(content)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.write_bytes(content)
-        partial.replace(target)
+        with whole_file(target) as partial:
+            partial.write_bytes(content)
     return target.relative_to(root).as_posix()
 
 

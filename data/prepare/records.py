@@ -2,11 +2,11 @@
 
 import heapq
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from data.atomic import write_lines
 from data.conversation import IMAGE_MARK
 from data.prepare.spec import Record
 from data.prepare.work import Work
@@ -59,16 +59,13 @@ def images_of(record: Record) -> list[str]:
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """Writes a JSON list, one record a line, that appears whole or not at all; gives the number of records."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            for count, record in enumerate(records, start=1):
-                file.write(("[\n" if count == 1 else ",\n") + json.dumps(record, ensure_ascii=False, allow_nan=False))
-            file.write("\n]\n" if count else "[]\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for count, record in enumerate(records, start=1):
+            yield ("[\n" if count == 1 else ",\n") + json.dumps(record, ensure_ascii=False, allow_nan=False)
+        yield "\n]\n" if count else "[]\n"
+
+    write_lines(path, lines())
     return count

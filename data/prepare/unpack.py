@@ -1,6 +1,5 @@
 """Archives are unpacked here, file by file, never outside their folder."""
 
-import os
 import shutil
 import stat
 import tarfile
@@ -11,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from data.atomic import whole_file
 from data.prepare.spec import Unpack
 
 PICTURES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
@@ -96,11 +96,5 @@ def _inner(archive: Path, name: str, how: Unpack) -> str | None:
 def _write(target: Path, size: int, opened: Callable[[], IO[bytes]]) -> None:
     if target.is_file() and target.stat().st_size == size:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with opened() as source, open(partial, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(target) as partial, opened() as source, open(partial, "wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
