@@ -4,19 +4,19 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 
 from data.conversation import IMAGE_MARK, Conversation
+from data.documents import Span, between, ends_of, spans_of
 from data.images import ImageSource, image_size
 from data.pictures import NO_PICTURES, Pictures
 from data.problems import BadRecord
 from data.template import Skeleton, render_messages, sought, take_apart
 
 LossOn = Literal["assistant", "all"]
-Span = tuple[int, int, float]  # first, behind the last, loss weight
 
 LOSS_ROLES = {"assistant": ("assistant",), "all": ("assistant", "user")}
 NO_TOKEN = -1  # of a tokenizer that knows no pictures
@@ -44,20 +44,22 @@ class ChatFormat:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A dialogue as text.
+    """A dialogue or a document as text.
 
     Attributes:
-        text: All that the template writes, each picture as one mark.
+        text: All that the template writes, each picture as one mark; of a document its text alone.
         spans: Characters that carry loss, in order, never overlapping.
+        is_document: Whether the tokenizer's own marks go around it; a dialogue's are in the text.
     """
 
     text: str
     spans: tuple[Span, ...]
+    is_document: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A dialogue as the model reads it.
+    """A dialogue or a document as the model reads it.
 
     Attributes:
         input_ids: int32 [tokens]; each picture is as many copies of the image token as the model makes features of it.
@@ -79,10 +81,10 @@ class Encoded:
 
 
 class Formatter:
-    """Turns dialogues into text, text into ids.
+    """Turns dialogues and plain documents into text, text into ids.
 
     A turn that carries loss carries it on its text and on what the template writes to close it (the token that ends the
-    turn). Openers, system turns and pictures never do.
+    turn). Openers, system turns and pictures never do. All of a document does, with the end-of-sequence token behind it.
     """
 
     def __init__(self, format: ChatFormat) -> None:
@@ -101,6 +103,9 @@ class Formatter:
         Raises:
             BadRecord: The template refuses the turns or changes a text, or a text holds a control token.
         """
+        if conversation.is_document:
+            self._check_tokens(["".join(part.text for part in conversation.turns)], "the text")
+            return Rendered("".join(part.text for part in conversation.turns), spans_of(conversation.turns), is_document=True)
         roles = tuple([turn.role for turn in conversation.turns])
         skeleton = self._skeletons.get(roles) or self._skeleton(roles)
         contents = [turn.text for turn in conversation.turns]
@@ -143,15 +148,22 @@ class Formatter:
         for one, ids, encoding, counts in zip(rendered, batch["input_ids"], batch.encodings, image_tokens, strict=True):
             bounds = [(_token_at(first, one.text, encoding), _token_at(last, one.text, encoding)) for first, last, _ in one.spans]
             spans = [(first, last, weight) for (first, last), (_, _, weight) in zip(bounds, one.spans, strict=True)]
-            yield self._encoded(np.asarray(ids, np.int32), spans, counts)
+            ids = np.asarray(ids, np.int32)
+            if one.is_document:
+                ids, spans = between(self._ends, ids, spans)
+            yield self._encoded(ids, spans, counts)
 
     def carrying(self, conversation: Conversation) -> list[bool]:
-        """Which turns carry loss."""
+        """Which turns of a dialogue carry loss."""
         carrying = [turn.role in self._roles and turn.weight > 0 for turn in conversation.turns]
         if self._format.turns == "last" and True in carrying:
             last = len(carrying) - 1 - carrying[::-1].index(True)
             carrying = [number == last for number in range(len(carrying))]
         return carrying
+
+    @cached_property
+    def _ends(self) -> tuple[list[int], list[int]]:
+        return ends_of(self._format.tokenizer)
 
     def _skeleton(self, roles: tuple[str, ...]) -> Skeleton:
         try:
@@ -161,12 +173,12 @@ class Formatter:
         self._skeletons[roles] = found
         return found
 
-    def _check_tokens(self, texts: Sequence[str]) -> None:
+    def _check_tokens(self, texts: Sequence[str], name: str = "turn {}") -> None:
         for number, text in enumerate(texts):
             if found := self._reserved.search(text):
                 raise BadRecord(
                     "reserved_token",
-                    f"turn {number} holds {found[0]!r}, which the tokenizer reads as a control token, not as text; "
+                    f"{name.format(number)} holds {found[0]!r}, which the tokenizer reads as a control token, not as text; "
                     "write it in another way, or remove the record",
                 )
 

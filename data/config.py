@@ -40,6 +40,12 @@ class SourceConfig(BaseModel):
             raise ValueError("share and weight exclude each other; share is a part of the whole mixture, weight is relative")
         return self
 
+    @model_validator(mode="after")
+    def _documents_have_no_turns(self) -> "SourceConfig":
+        if self.format == "text" and (self.turns != "all" or self.loss_on != "assistant"):
+            raise ValueError("all of a plain text carries loss; leave turns and loss_on out for format text")
+        return self
+
 
 class PackingConfig(BaseModel):
     """Several samples in one row, each seeing itself alone."""
@@ -63,7 +69,8 @@ class DataConfig(BaseModel):
         None, ge=8, description="longest sample in tokens, image tokens included; None: packing.length, or 2048 without packing"
     )
     over_long: Literal["drop", "split"] = Field(
-        "drop", description="longer samples: quarantined, or split between rounds with pictures and system turn repeated"
+        "drop",
+        description="longer samples: quarantined, or split (dialogues between rounds, pictures and system turn repeated; texts anywhere)",
     )
     packing: PackingConfig | None = Field(None, description="fill rows with several samples; None: one sample a row, padded")
     group_by_length: bool = Field(False, description="without packing: batches of samples of like length")

@@ -5,7 +5,6 @@ import json
 import re
 import tarfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from data.config import HUB, SourceConfig
 from data.json_records import Raw, read_json, read_json_lines
 from data.problems import BadRecord
 from data.shards import read_tar
+from data.trees.folder import MANIFEST, SHARDS, is_tree
 
 ENDINGS = {
     ".json": "JSON",
@@ -27,7 +27,7 @@ ENDINGS = {
     ".tar": "tar",
 }
 PACKED = {".zst": "zstd -d", ".tar.gz": "gunzip", ".tgz": "gunzip", ".zip": "unzip", ".xz": "unxz", ".bz2": "bunzip2"}
-TURN_KEYS = frozenset({"conversations", "messages", "question"})  # what tells a record from an object around records
+TURN_KEYS = frozenset({"conversations", "messages", "question", "text"})  # what tells a record from an object around records
 ROWS = 256  # rows of a table that are Python objects at once
 
 
@@ -46,12 +46,12 @@ def files_of(source: SourceConfig) -> list[Path]:
     path = Path(source.path)
     if source.path.startswith(HUB):
         return []
-    if path.exists() and (source.format == "tree") != _is_tree(path):
-        if _is_tree(path):
+    if path.exists() and (source.format == "tree") != is_tree(path):
+        if is_tree(path):
             raise ValueError(f"{path} is a tree folder, its format is {source.format!r}; set format: tree")
-        raise ValueError(f"{path} is no tree folder: it lacks manifest.json or tree.jsonl; give the output of: perennial generate")
-    if _is_tree(path):
-        return [path / "manifest.json", path / "tree.jsonl"]
+        raise ValueError(f"{path} is no tree folder: it lacks manifest.json or shards/; give the output of: perennial generate")
+    if is_tree(path):
+        return [path / MANIFEST, *sorted((path / SHARDS).iterdir())]
     return _files_of_saved(_split(path, source)) if _is_saved(path) else _data_files(source.path)
 
 
@@ -59,7 +59,7 @@ def _records(source: SourceConfig) -> Iterator[Raw]:
     files, path = files_of(source), Path(source.path)
     if source.path.startswith(HUB):
         yield from _rows_of_dataset(_from_hub(source))
-    elif _is_tree(path):
+    elif is_tree(path):
         yield from _dialogues(path)
     elif _is_saved(path):
         yield from _rows_of_dataset(_from_disk(_split(path, source)))
@@ -248,27 +248,13 @@ def state_of_hub(source: SourceConfig) -> str:
 # --- trees -----------------------------------------------------------------------------------------------------------
 
 
-def _is_tree(folder: Path) -> bool:
-    return (folder / "manifest.json").is_file() and (folder / "tree.jsonl").is_file()
-
-
 def _dialogues(folder: Path) -> Iterator[Raw]:
     """The dialogues of a tree; a turn that several of them share counts as one in all, by its weight."""
-    from data.trees.export import paths, to_llava
-    from data.trees.folder import TreeFolder
+    from data.trees.export import paths, to_llava, weights
+    from data.trees.folder import read_tree
 
-    try:
-        identity = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["identity"]
-        system = identity["plan"].get("system")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'manifest.json'} is no manifest of a tree ({error!r}); grow the tree again") from error
-    dialogues = list(paths(TreeFolder(folder, identity, {}).tree.nodes))
-    shared = Counter(node.id for path in dialogues for node in path)
-    for path in dialogues:
-        record = to_llava(path, system)
-        for node, turn in zip(path, record["conversations"][-len(path) :], strict=True):
-            turn["weight"] = 1 / shared[node.id]
-        yield record
+    dialogues = list(paths(read_tree(folder).nodes))
+    yield from map(to_llava, dialogues, weights(dialogues))
 
 
 CONTAINERS: dict[str, Callable[[Path, Collection[str]], Iterator[Raw]]] = {

@@ -1,4 +1,4 @@
-"""The one canonical record: a dialogue with the pictures it speaks about."""
+"""The one canonical record: a dialogue with the pictures it speaks about, or a plain document."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from data.images import ImageSource
 
 IMAGE_MARK = "<image>"
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Turn:
     """One speaker's text; in a user turn `<image>` marks where a picture stands.
 
     Attributes:
-        role: Who speaks.
+        role: Who speaks; "text": nobody, it is a part of a plain document.
         text: What is said.
         weight: Of this turn's tokens in the loss, if its role carries loss; 0: none.
     """
@@ -28,11 +28,11 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """A whole dialogue.
+    """A whole dialogue, or a plain document.
 
     Attributes:
         id: Name of the record, as its file gives it; the record's number where the file gives none.
-        turns: The turns in order.
+        turns: The turns in order; of a document its parts, which follow each other without a gap.
         images: One picture for each `<image>` in the turns, in the same order.
         source: The file that the record was read from.
         record: Position in that file, counted from 0.
@@ -45,6 +45,11 @@ class Conversation:
     source: str = ""
     record: int = 0
     repairs: tuple[str, ...] = ()
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is a plain document: read as it is, without a chat template."""
+        return bool(self.turns) and self.turns[0].role == "text"
 
     @property
     def where(self) -> str:

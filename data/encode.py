@@ -29,7 +29,7 @@ class Work:
         format: How dialogues become tokens.
         cache: Folder for fetched pictures.
         allow_urls: Whether pictures may be fetched.
-        split_at: Split dialogues longer than so many tokens between their rounds; None: never.
+        split_at: Split dialogues longer than so many tokens between their rounds, documents anywhere; None: never.
     """
 
     source: SourceConfig
@@ -153,11 +153,9 @@ class Encoder:
         number, limit = one.conversation.record, self._work.split_at
         pieces = [(one, encoded)]
         if limit is not None and len(encoded.input_ids) > limit:
-            pieces = list(self._split(self._settled(one), limit)) or pieces
+            pieces = list(self._split(one, encoded, limit)) or pieces
         if not any(learns(part) for _, part in pieces):
-            carrying = "no turn of the assistant" if self._work.format.loss_on == "assistant" else "no turn"
-            message = f"{carrying} has text that carries loss, so nothing can be learned; give an answer, or remove the record"
-            chunk.problems.append((number, "nothing_to_learn", message))
+            chunk.problems.append((number, "nothing_to_learn", self._lacking(one.conversation)))
             return
         if len(pieces) > 1:
             chunk.repairs.update({"split": 1, "piece_without_loss": sum(not learns(part) for _, part in pieces)})
@@ -171,7 +169,19 @@ class Encoder:
         settled = tuple(turn if carries else replace(turn, weight=0.0) for turn, carries in turns)
         return replace(one, conversation=replace(one.conversation, turns=settled))
 
-    def _split(self, one: _Ready, limit: int) -> Iterator[tuple[_Ready, Encoded]]:
+    def _lacking(self, conversation: Conversation) -> str:
+        if conversation.is_document:
+            return "every part of the text weighs 0, so nothing can be learned; correct its weights, or remove the record"
+        carrying = "no turn of the assistant" if self._work.format.loss_on == "assistant" else "no turn"
+        return f"{carrying} has text that carries loss, so nothing can be learned; give an answer, or remove the record"
+
+    def _split(self, one: _Ready, encoded: Encoded, limit: int) -> Iterator[tuple[_Ready, Encoded]]:
+        """A sample in pieces that fit; nothing where that cannot be."""
+        if one.conversation.is_document:
+            return ((one, piece) for piece in cut(encoded, limit))
+        return self._by_rounds(self._settled(one), limit)
+
+    def _by_rounds(self, one: _Ready, limit: int) -> Iterator[tuple[_Ready, Encoded]]:
         """The dialogue in pieces of as many rounds as fit; nothing where a round alone is too long."""
         rounds = _rounds(one.conversation)
         pieces, first = [], 0
@@ -200,6 +210,19 @@ class Encoder:
         conversation = replace(whole, turns=(*head, opening, *others), images=whole.images[:count])
         sizes = one.sizes[:count]
         return _Ready(conversation, self._formatter.render(conversation), sizes, self._work.format.pictures.tokens(sizes), one.id)
+
+
+def cut(encoded: Encoded, limit: int) -> Iterator[Encoded]:
+    """A document in pieces of at most `limit` tokens.
+
+    Each begins with the last token of the one before, which it only reads: every token of the document but the first is learned in exactly
+    one piece.
+    """
+    ids, spans = encoded.input_ids, encoded.spans
+    for start in range(0, len(ids) - 1, limit - 1):
+        inside = np.stack([np.clip(spans[:, 0] - start, 1, limit), np.clip(spans[:, 1] - start, 0, limit)], axis=1).astype(np.int32)
+        is_left = inside[:, 0] < inside[:, 1]
+        yield Encoded(input_ids=ids[start : start + limit], spans=inside[is_left], weights=encoded.weights[is_left])
 
 
 def learns(encoded: Encoded) -> bool:

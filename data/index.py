@@ -64,9 +64,16 @@ class Index:
         return np.empty(0, np.int64) if self.table is None else self.table.data.column(name).to_numpy()
 
 
-def cache_folder(config: DataConfig) -> Path:
-    """Where indexes are kept: `data.cache`, else $PERENNIAL_CACHE, else ~/.cache/perennial."""
-    return Path(config.cache or os.environ.get("PERENNIAL_CACHE") or Path.home() / ".cache" / "perennial").expanduser()
+def cache_folder(chosen: str | None = None) -> Path:
+    """Where indexes and hashes are kept: as chosen by `data.cache`, else $PERENNIAL_CACHE, else ~/.cache/perennial."""
+    return Path(chosen or os.environ.get("PERENNIAL_CACHE") or Path.home() / ".cache" / "perennial").expanduser()
+
+
+def states_of(source: SourceConfig, cache: Path) -> tuple[FileState, ...]:
+    """The files behind a source with the hashes of their contents; for a data set on the hub its commit in place of a file's."""
+    if source.path.startswith(HUB):
+        return (FileState(name=source.path, size=0, sha256=state_of_hub(source)),)
+    return fingerprint(files_of(source), cache)
 
 
 def open_index(source: SourceConfig, config: DataConfig, format: ChatFormat, *, fresh: bool = False, progress: bool = True) -> Index:
@@ -87,10 +94,8 @@ def open_index(source: SourceConfig, config: DataConfig, format: ChatFormat, *, 
     """
     from filelock import FileLock
 
-    cache = cache_folder(config)
-    files = fingerprint(files_of(source), cache)
-    if source.path.startswith(HUB):
-        files = (FileState(name=source.path, size=0, sha256=state_of_hub(source)),)
+    cache = cache_folder(config.cache)
+    files = states_of(source, cache)
     work = _work(source, config, format, cache)
     folder = cache / "indexes" / _key(work, files, format)[:32]
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,13 @@ KINDS = {
     "broken_file": "a file that cannot be read to its end; training starts only with max_bad_share: 1",
     "not_utf8": "bytes that are not UTF-8, or half of a surrogate pair",
     "not_an_object": "the record is not an object",
-    "missing_turns": "no list of turns where the format has it",
+    "missing_turns": "no list of turns, or no text, where the format has it",
     "empty": "no turns, or no text in any of them",
     "broken_turn": "a turn without speaker or text",
     "unknown_role": "a speaker that the format does not know",
     "not_text": "a turn whose content is not text",
     "unsupported_part": "a part of a message that is neither text nor picture (audio, video, a file)",
-    "bad_weight": "a loss weight that is neither 0 nor a number from 1e-9 to 1e9",
+    "bad_weight": "a loss weight that is neither 0 nor a number from 1e-9 to 1e9, or weights that do not cover the text",
     "bad_id": "an id that is neither text nor a number",
     "duplicate_id": "an id that an earlier record of the source has",
     "image_in_answer": "a placeholder outside the user's turns",
@@ -45,8 +45,8 @@ REPAIRS = {
     "no_last_answer": "a last question without answer, kept",
     "tool_turns": "calls and results of tools, left out",
     "duplicate_id": "an id that an earlier record of the source has, allowed by duplicate_ids",
-    "split": "a dialogue longer than data.max_length, split between rounds",
-    "piece_without_loss": "a piece of a split dialogue in which nothing carries loss, left out",
+    "split": "longer than data.max_length: a dialogue split between rounds, a document cut",
+    "piece_without_loss": "a piece of a split dialogue or document in which nothing carries loss, left out",
 }
 """Oddities that are put right -> what was done; counted, never quarantined."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from data.config import SourceConfig
 from data.containers import raw_records
 from data.conversation import IMAGE_MARK, Conversation, Role, Turn, where
+from data.documents import parts_of
 from data.images import ImageSource
 from data.problems import BadRecord, Problem
 from data.record_images import RecordImages
@@ -35,6 +36,7 @@ COLUMNS = {
     "sharegpt": ("conversations", "system", *COMMON),
     "messages": ("messages", *COMMON),
     "qa": ("question", "answer", *COMMON),
+    "text": ("text", "weights", "id", "weight"),
     "tree": (),
 }
 """Format -> the names that `columns` of a source may map."""
@@ -166,11 +168,25 @@ def read_qa(raw: Any, reading: Reading) -> Conversation:
     return _conversation(record, reading, [_said("user", question, 0, {}), _said("assistant", answer, 1, {})])
 
 
+def read_text(raw: Any, reading: Reading) -> Conversation:
+    """Reads a plain document: `text`, with `weights` of its parts where they differ, as `data.documents.parts_of` takes them."""
+    record = _object(raw, reading, "text")
+    if _own_images(record, reading):
+        raise BadRecord("placeholder_mismatch", "pictures beside a plain text; remove them, or write a dialogue that shows them")
+    names = reading.name("text"), reading.name("weights")
+    text, weights = map(record.get, names)
+    if text is None:
+        raise BadRecord("missing_turns", f"expected text in {names[0]!r}, got nothing; {_keys(record)}")
+    parts = [(part, _weight(weight, f"a weight in {names[1]!r}")) for part, weight in parts_of(text, weights, names)]
+    return _checked(record, reading, [Said(role="text", text=part, weight=weight) for part, weight in parts], ())
+
+
 READERS: dict[str, Callable[[Any, Reading], Conversation]] = {
     "llava": read_llava,
     "sharegpt": read_sharegpt,
     "messages": read_messages,
     "qa": read_qa,
+    "text": read_text,
     "tree": read_llava,
 }
 """Format -> what reads its records."""
@@ -301,12 +317,16 @@ def _weight(value: Any, name: str) -> float:
 
 
 def _conversation(record: Mapping[str, Any], reading: Reading, written: Sequence[Said | None]) -> Conversation:
-    """The record, repaired where that is safe; each `<image>` has its picture."""
+    """The record, repaired where that is safe."""
+    return _checked(record, reading, *repaired(written))
+
+
+def _checked(record: Mapping[str, Any], reading: Reading, turns: Sequence[Said], repairs: tuple[str, ...]) -> Conversation:
+    """The record; each `<image>` of a dialogue has its picture."""
     for key in NEITHER:
         if record.get(key):
             raise BadRecord("unsupported_part", f"the record holds {key!r}; expected text and pictures only, so leave it out")
     own = _own_images(record, reading)
-    turns, repairs = repaired(written)
     slots = [slot for turn in turns for slot in turn.images]
     images = len(own) + sum(slot is not None for slot in slots)
     if len(slots) != images:

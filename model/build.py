@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig
 
 from model.architectures import on_meta
 from model.assemble import assemble, assembled_processor
@@ -51,6 +51,14 @@ def load_pair(folder: str | Path, *, dtype: str = "float32", attention: str = "s
 def load_processor(config: ModelConfig) -> Any:
     """The processor (of a text-only model the tokenizer) of what `load` gives, without the language model's weights."""
     return assembled_processor(config) if config.base is None else _processor(folder_of(config.base))
+
+
+def end_ids_of(config: ModelConfig) -> tuple[int, ...]:
+    """Tokens that end any text of a saved model, as its generation config says; none where it says nothing."""
+    if config.base is None or not (folder_of(config.base) / "generation_config.json").is_file():
+        return ()
+    ends = GenerationConfig.from_pretrained(folder_of(config.base)).eos_token_id
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
 
 
 def _processor(folder: Path) -> Any:

@@ -25,7 +25,7 @@ TOP_LEVEL = {
 }
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_RECIPE = 400, 60, 40
 HEAVY = {"torch", "torchvision", "transformers", "deepspeed", "accelerate", "peft", "datasets", "matplotlib", "numpy", "PIL"}
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "open-clip-torch": "open_clip"}
+IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml", "open-clip-torch": "open_clip", "scikit-learn": "sklearn"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data.trees.plan import TreeConfig
+    from data.trees.writers import Writer
     from train.config import Recipe
 
 
@@ -19,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would grow (nodes, dialogues, tokens, disk), then stop")
     parser.add_argument("--tokens-per-second", type=float, metavar="N", help="with --dry-run: also print the hours it takes at this speed")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--part", metavar="I/N", help="grow only part I (from 0) of N, in DIR/parts/; several can grow at once, anywhere")
+    parser.add_argument("--merge", action="store_true", help="join the parts in DIR/parts/ to the tree of DIR")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="--section.key value", help="replace values of the recipe, e.g. --tree.seed 1"
     )
@@ -28,7 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Grows a tree as the recipe says; prints its counts."""
     from train.config import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides).need("tree")
+    overrides = list(arguments.overrides)
+    if arguments.part is not None:
+        overrides += _part(arguments.part)
+    recipe = load_recipe(arguments.recipe, overrides).need("tree")
     assert recipe.tree is not None
     plan = _with_children(recipe.tree, arguments.children)
     if arguments.dry_run:
@@ -37,89 +43,85 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or recipe.output
     if output is None:
         raise ValueError(f"{arguments.recipe}: output: missing; add the folder to write to the recipe, or give --output DIR")
-    recipe = recipe.need("model")
-    assert recipe.model is not None
-
-    from model.build import load
-
-    model, processor = load(recipe.model, plan.seed)
+    progress = sys.stderr.isatty() or not arguments.json
     try:
-        result = generate(plan, _on_device(model), processor, output, progress=sys.stderr.isatty() or not arguments.json)
+        result = _generate(plan, recipe, output, merge=arguments.merge, progress=progress)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"finished layers are in {output}; the same command goes on from there") from None
-    _print(result if arguments.json else _short(result), as_json=arguments.json)
+        raise KeyboardInterrupt(f"what is finished is in {output}; the same command goes on from there") from None
+    _print(_numbers(result) if arguments.json else _short(result), as_json=arguments.json)
     return 0
 
 
-def generate(config: "Recipe | TreeConfig", model: Any, tokenizer: Any, folder: str | Path, progress: bool = True) -> dict[str, Any]:
-    """Grows a tree with a model in memory; exports its dialogues.
-
-    A folder that holds unfinished growth of the same plan and model is continued; a finished one is only exported again.
+def generate(config: "Recipe | TreeConfig", model: Any, processor: Any, folder: str | Path, progress: bool = True) -> dict[str, Any]:
+    """Grows a tree with a model in memory; exports its dialogues, reports on it.
 
     Args:
         config: A recipe with a `tree` section, or such a section.
         model: A causal language model or a LLaVA-style model of transformers; stays where it is.
-        tokenizer: Its tokenizer, or the processor that holds it.
-        folder: Gets `tree.jsonl`, `manifest.json`, `dialogues.json` (LLaVA format), `report.json`.
+        processor: Its processor, or its tokenizer alone.
+        folder: Gets `manifest.json`, `shards/`, the exports, the report.
         progress: Whether to show a bar.
 
     Returns:
-        The report, with `folder`, the path `dialogues_file`, and `source`: the entry for a recipe's `data.sources`.
-
-    Raises:
-        ValueError: No usable chat template, turns too long for the model, or a folder with another tree.
-        RuntimeError: Not one dialogue came out; the counts of what was dropped are in the message.
+        As `data.trees.make.grow_tree`, which also says what it raises.
     """
-    from data.trees.export import choose, paths, to_llava
-    from data.trees.folder import DIALOGUES, TreeFolder
-    from data.trees.grow import grow
+    from data.trees.make import grow_tree
     from data.trees.plan import TreeConfig
-    from data.trees.progress import Bar
-    from data.trees.report import make_report
-    from data.trees.transformers_engine import TransformersEngine
+    from data.trees.writers import in_memory
+    from model.processor import tokenizer_of
 
     plan = config if isinstance(config, TreeConfig) else config.need("tree").tree
     assert plan is not None
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-    engine = TransformersEngine(model, tokenizer, plan.engine.batch_size)
-    home = TreeFolder(folder, *_describe(plan, model, tokenizer))
-    bar = Bar(plan, len(home.tree.layers), enabled=progress)
-    try:
-        tree = grow(plan, engine, tokenizer, embed=engine.embed, folder=home, progress=bar)
-    finally:
-        bar.close()
-    dialogues = list(paths(tree.nodes))
-    exported = choose(dialogues, plan.sample, plan.seed)
-    report = make_report(plan, tree, dialogues, exported)
-    if not dialogues:
-        raise RuntimeError(
-            f"the model wrote no dialogue (of {report['sampled']} turns dropped: {report['dropped']}); {_advice(report['dropped'])}"
-        )
-    home.finish([to_llava(path, plan.system) for path in exported], report)
-    path = home.path / DIALOGUES
-    source = {"path": str(path), "format": "llava", "loss_on": plan.loss_on}
-    return {**report, "folder": str(home.path), "dialogues_file": str(path), "source": source}
+    return grow_tree(plan, in_memory(model, tokenizer_of(processor), plan.engine.batch_size), folder, progress=progress)
 
 
-def _describe(plan: "TreeConfig", model: Any, tokenizer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What decides the tree, then further facts for the manifest; refuses a plan whose dialogues the model cannot hold."""
-    from data.trees.openers import derive, prompt_ids
-    from data.trees.provenance import versions, weights_hash
+def _generate(plan: "TreeConfig", recipe: "Recipe", output: str, *, merge: bool, progress: bool) -> dict[str, Any]:
+    """Grows, merges or sifts, as the recipe says."""
+    from data.trees.make import grow_tree, merge_parts, sift_corpus
+    from data.trees.merge import part_folder
 
-    openers = derive(tokenizer, system=plan.system)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    marks = len(prompt_ids(openers.root, tokenizer)) + sum(
-        len(prompt_ids(openers.after[plan.role(layer)], tokenizer)) for layer in range(plan.depth - 1)
-    )
-    if limit is not None and marks + sum(plan.max_tokens) > limit:
-        raise ValueError(
-            f"tree.max_tokens {list(plan.max_tokens)} makes dialogues of up to {marks + sum(plan.max_tokens)} tokens "
-            f"({marks} of them the template's), the model has {limit} positions; make turns shorter or the tree shallower"
-        )
-    grown = plan.model_dump(mode="json", exclude={"sample", "loss_on", "shape"})
-    identity = {"plan": grown, "weights_sha256": weights_hash(model), "template_sha256": openers.template_hash}
-    about = {"model": model.name_or_path or type(model).__name__, "seed": plan.seed, "loss_on": plan.loss_on, "versions": versions()}
-    return identity, about
+    if merge or plan.corpus is not None:
+        writer = open_writer(plan, recipe) if plan.dedup.embeddings == "states" or recipe.model else None
+        states, tokenizer = (writer.embed, writer.tokenizer) if writer else (None, None)
+        if merge:
+            return merge_parts(plan, output, states=states)
+        return sift_corpus(plan, output, tokenizer=tokenizer, states=states, progress=progress)
+    folder = part_folder(output, plan.part, plan.parts) if plan.parts > 1 else Path(output)
+    return grow_tree(plan, open_writer(plan, recipe), folder, progress=progress)
+
+
+def open_writer(plan: "TreeConfig", recipe: "Recipe") -> "Writer":
+    """What the recipe's engine needs: a model in memory, or the tokenizer alone for engines that load or reach the model themselves."""
+    from data.trees.writers import in_memory, offline, served
+    from model.build import end_ids_of, load, load_processor
+    from model.processor import tokenizer_of
+    from model.source import folder_of
+
+    config = recipe.need("model").model
+    assert config is not None
+    if plan.engine.kind == "transformers":
+        model, processor = load(config, plan.seed)
+        return in_memory(_placed(model), tokenizer_of(processor), plan.engine.batch_size)
+    tokenizer = tokenizer_of(load_processor(config))
+    if plan.engine.kind == "endpoint":
+        return served(plan.engine, tokenizer, end_ids_of(config))
+    if config.base is None:
+        raise ValueError("tree.engine.kind vllm loads a saved model; assemble it (perennial assemble), then name its folder as model.base")
+    return offline(plan.engine, folder_of(config.base), tokenizer, end_ids_of(config))
+
+
+def _placed(model: Any) -> Any:
+    """On a GPU in bf16 where there is one; on the CPU as loaded, in fp32."""
+    import torch
+
+    return model.to("cuda", torch.bfloat16) if torch.cuda.is_available() else model
+
+
+def _part(words: str) -> list[str]:
+    part, slash, parts = words.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit()):
+        raise ValueError(f"--part: got {words!r}, expected a part and the number of parts such as 0/8")
+    return ["--tree.part", part, "--tree.parts", parts]
 
 
 def _with_children(plan: "TreeConfig", children: str | None) -> "TreeConfig":
@@ -147,15 +149,16 @@ def _estimate(plan: "TreeConfig", tokens_per_second: float | None) -> dict[str, 
     return estimate
 
 
-def _on_device(model: Any) -> Any:
-    import torch
-
-    return model.to("cuda") if torch.cuda.is_available() else model
+def _numbers(result: dict[str, Any]) -> dict[str, Any]:
+    """All but what is there for the page alone."""
+    return {name: value for name, value in result.items() if name not in ("map", "samples")}
 
 
 def _short(result: dict[str, Any]) -> dict[str, Any]:
     """The lines that a person wants to see."""
-    names = "nodes dialogues exported_dialogues tokens yield dropped unanswered_questions seconds nodes_per_second dialogues_file"
+    if "page" not in result:  # the histogram alone was asked for
+        return result
+    names = "nodes dialogues exported_dialogues tokens yield dropped unanswered_questions seconds nodes_per_second folder page"
     return {name: result[name] for name in names.split()}
 
 
@@ -166,9 +169,3 @@ def _print(values: dict[str, Any], *, as_json: bool) -> None:
     width = max(map(len, values))
     for name, value in values.items():
         print(f"{name.replace('_', ' '):<{width}}  {f'{value:,}' if isinstance(value, int) else value}")
-
-
-def _advice(dropped: dict[str, int]) -> str:
-    if dropped and max(dropped, key=lambda reason: dropped[reason]) == "unfinished":
-        return "raise tree.max_tokens, or use a model that was trained on chats with this template"
-    return "use a model that was trained on chats with this template, or lower tree.temperature"

@@ -9,7 +9,7 @@ from train.config import Recipe, load_recipe, make_recipe
 TREE = "tree.jsonl"  # what makes a folder a tree's
 RECIPES = (".yaml", ".yml")
 DEFAULT_MODEL = "terrarium"
-FORMATS = ("llava", "sharegpt", "messages", "qa", "tree")
+FORMATS = ("llava", "sharegpt", "messages", "qa", "text", "tree")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

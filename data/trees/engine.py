@@ -1,19 +1,17 @@
 """What a tree asks of whatever runs the model."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 FinishReason = Literal["stop", "length"]
 
-Embedder = Callable[[Sequence[str]], np.ndarray]
+Embedder = Callable[[Sequence[str]], "np.ndarray"]
 """Texts to unit vectors, float32 [texts, dimension]."""
-
-Advance = Callable[[int, int], None]
-"""Called after each batch with the turns and tokens that it wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,33 +34,54 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Request:
+    """One turn to be written.
+
+    Attributes:
+        prompt: All before the turn, as text, with the template's special tokens in it.
+        ids: The same as token ids.
+        seed: The turn's own, below 2**63.
+    """
+
+    prompt: str
+    ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """One turn as the model wrote it.
 
     Attributes:
-        token_ids: Without the stop token; a stop text and what came with its last token are still there.
-        logprob: Natural logarithm of its probability under the model at temperature 1, its end included.
+        text: Without what ended it; special tokens inside are kept where the engine can see them.
+        tokens: How many the model wrote, the end not counted.
+        logprob: Natural logarithm of its probability at temperature 1, its end included; None where the engine does not tell.
         finish_reason: "stop" when the turn was ended, "length" when it was cut off.
     """
 
-    token_ids: tuple[int, ...]
-    logprob: float
+    text: str
+    tokens: int
+    logprob: float | None
     finish_reason: FinishReason
 
 
 class Engine(Protocol):
-    """Continues prompts; the same request with the same seeds gives the same turns.
+    """Continues prompts.
 
     Attributes:
         end_ids: Tokens that end any text of this model, beside those of the chat template.
+        block_size: Turns of a block.
     """
 
     end_ids: tuple[int, ...]
+    block_size: int
 
-    def complete(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[Sequence[int]], advance: Advance | None = None
-    ) -> list[list[Completion]]:
-        """Writes `len(seeds[i])` turns after prompt i, one with each seed."""
+    def complete(self, blocks: Iterable[Sequence[Request]], sampling: Sampling) -> Iterator[list[Completion]]:
+        """Writes one turn for each request; gives the blocks back in their order, each as soon as it is whole.
+
+        An engine may work on several blocks at once. Growth commits each block that it gets, so what is lost when the process is killed is
+        the blocks that were not given back yet.
+        """
         ...
 
 

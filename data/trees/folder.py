@@ -1,101 +1,207 @@
-"""A tree folder: what has grown is committed layer by layer, so that an interrupted growth goes on where it stood."""
+"""A tree folder: what has grown is committed block by block, so that an interrupted growth goes on where it stood."""
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from data.atomic import write_json, write_text
-from data.trees.nodes import Node, Tree
+from filelock import FileLock, Timeout
 
-FORMAT = 1
-NODES, MANIFEST, DIALOGUES, REPORT = "tree.jsonl", "manifest.json", "dialogues.json", "report.json"
+from data.atomic import write_json
+from data.trees import shards
+from data.trees.nodes import Tree, in_order
+from data.trees.shards import Shard
+
+FORMAT = 2
+MANIFEST, SHARDS, LOCK = "manifest.json", "shards", ".growing.lock"
+
+Resume = Literal["if_possible", "always", "never"]
 
 
 class TreeFolder:
-    """Holds `tree.jsonl` (one node a line), `manifest.json`, then `dialogues.json` with `report.json`.
+    """Holds `manifest.json` beside `shards/`, to which files are only ever added.
 
-    Both files are written whole, beside the old ones, and renamed. The manifest is written last: nodes of a layer that it does not name
-    belong to a commit that was interrupted, so they are grown again.
+    A shard appears whole or not at all, so whatever is in the folder is committed. The manifest is written first: what decides the tree
+    (identity), how far it was to grow each time the plan was extended (extents).
     """
 
-    def __init__(self, path: str | Path, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Opens a folder; makes it where there is none.
+    def __init__(self, path: str | Path, identity: Mapping[str, Any], extent: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Opens a folder; nothing is written before `begin`.
 
         Args:
             path: The folder.
-            identity: What decides the tree: plan, model, template. A tree of another identity is not touched.
+            identity: What decides the tree: settings, model, template. A tree of another identity is not touched.
+            extent: How far it is to grow: `layers`, whose `children` may be more than before, then what may change freely.
             about: Further facts for the manifest.
 
         Raises:
-            ValueError: The folder holds another tree, or files of something else.
+            ValueError: The folder holds another tree, or one that was to grow larger.
         """
         self.path = Path(path)
-        self.identity = json.loads(json.dumps(identity))
+        self.identity, self.extent = _plain(identity), _plain(extent)
         self.about = dict(about)
-        self.tree = Tree(nodes=(), layers=())
-        self.is_complete = False
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._extents: list[Any] = []
+        self._status = "new"
+        self._shards: list[Shard] = []
+        self._lock = FileLock(self.path / LOCK)
         if (self.path / MANIFEST).exists():
             self._load()
-        elif any((self.path / name).exists() for name in (DIALOGUES, REPORT)):
-            raise ValueError(
-                f"folder {self.path} holds files of another tree but no {MANIFEST}; choose another output, or delete the folder"
-            )
 
-    def commit(self, nodes: Sequence[Node], layer: dict[str, Any]) -> None:
-        """Adds a finished layer."""
-        self.tree = Tree(nodes=(*self.tree.nodes, *nodes), layers=(*self.tree.layers, layer))
-        lines = "".join(json.dumps(node.record(), ensure_ascii=False) + "\n" for node in self.tree.nodes)
-        write_text(self.path / NODES, lines)
-        self._write_manifest("growing")
+    @property
+    def holds_something(self) -> bool:
+        """Whether a growth was begun here before."""
+        return bool(self._extents)
 
-    def finish(self, dialogues: Sequence[dict[str, Any]], report: dict[str, Any]) -> None:
-        """Writes the export beside the tree."""
-        records = ",\n".join(json.dumps(record, ensure_ascii=False) for record in dialogues)
-        write_text(self.path / DIALOGUES, f"[\n{records}\n]\n")
-        write_json(self.path / REPORT, report, indent=1)
-        self._write_manifest("complete", dialogues=len(dialogues))
+    @property
+    def is_complete(self) -> bool:
+        """Whether this very plan is grown."""
+        return self._status == "complete" and self._extents[-1] == self.extent
 
-    def _write_manifest(self, status: str, **more: Any) -> None:
-        manifest = {"format": FORMAT, "status": status, **self.about, "identity": self.identity, "layers": list(self.tree.layers), **more}
-        write_json(self.path / MANIFEST, manifest, indent=1)
+    @property
+    def growth(self) -> int:
+        """How many times the plan has been extended."""
+        return len(self._extents) - 1
+
+    @property
+    def tree(self) -> Tree:
+        """All that is committed."""
+        return shards.tree_of(self._shards, self.extent.get("sizes", []))
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What manifest.json says."""
+        return {"format": FORMAT, "status": self._status, **self.about, "identity": self.identity, "extents": self._extents}
+
+    @property
+    def earlier(self) -> list[Shard]:
+        """What was committed before the plan was extended last."""
+        return [shard for shard in self._shards if shard.growth < self.growth]
+
+    def stage(self, name: str) -> list[Shard]:
+        """The committed blocks of a stage of this growth, in order."""
+        found = sorted((one for one in self._shards if one.growth == self.growth and one.stage == name), key=lambda one: one.block)
+        for number, shard in enumerate(found):
+            if shard.block != number:
+                raise ValueError(
+                    f"{self.path / SHARDS} lacks block {number} of {name}, but holds a later one; put it back, or delete the folder"
+                )
+        return found
+
+    def begin(self, resume: Resume = "if_possible") -> None:
+        """Takes the folder for this process; writes the manifest.
+
+        Raises:
+            ValueError: Another process grows here, or `resume` forbids what the folder asks for.
+        """
+        if resume == "always" and not self.holds_something:
+            raise ValueError(f"tree.resume is always, but {self.path} holds no tree; check output, or set if_possible")
+        if resume == "never" and self.holds_something:
+            raise ValueError(f"tree.resume is never, but {self.path} holds a tree; choose another output, or set if_possible")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another process is growing in {self.path}; wait for it, or choose another output") from None
+        if not self._extents or self._extents[-1] != self.extent:
+            self._extents.append(self.extent)
+            self._write("growing")
+
+    def commit(self, shard: Shard) -> None:
+        """Adds a finished block.
+
+        Raises:
+            OSError: It cannot be written; what was committed before stays.
+        """
+        try:
+            shards.write(shard, self.path / SHARDS)
+        except OSError as error:
+            raise OSError(
+                f"{self.path / SHARDS / shard.name} cannot be written: {error.strerror or error}. What was committed before is kept; "
+                "make room, then give the same command again"
+            ) from error
+        self._shards.append(shard)
+
+    def clear(self) -> None:
+        """Deletes what is committed: for folders whose content can be made again from elsewhere."""
+        shutil.rmtree(self.path / SHARDS, ignore_errors=True)
+        self._shards = []
+
+    def finish(self, **facts: Any) -> None:
+        """Notes that the plan is grown, with facts about what was exported."""
+        self.about |= facts
+        self._write("complete")
+
+    def close(self) -> None:
+        """Lets other processes have the folder."""
+        self._lock.release()
+
+    def _write(self, status: str) -> None:
+        self._status = status
+        write_json(self.path / MANIFEST, self.manifest, indent=1)
 
     def _load(self) -> None:
-        try:
-            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            found, layers = manifest["identity"], manifest["layers"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.path / MANIFEST} is no manifest of a tree ({error}); choose another output, or delete the folder"
-            ) from error
-        changed = _differences(found, self.identity)
+        manifest = read_manifest(self.path)
+        changed = _differences(manifest["identity"], self.identity)
         if changed:
             raise ValueError(
                 f"folder {self.path} holds a tree that was grown otherwise: {'; '.join(changed)}. "
                 "Choose another output, give the old plan and model to go on with it, or delete the folder"
             )
-        self.tree = Tree(nodes=tuple(self._read_nodes(layers)), layers=tuple(layers))
-        self.is_complete = manifest["status"] == "complete"
+        self._extents, self._status = manifest["extents"], manifest["status"]
+        _check_larger(self._extents[-1], self.extent, self.path)
+        self._shards = read_shards(self.path)
 
-    def _read_nodes(self, layers: Sequence[Mapping[str, Any]]) -> list[Node]:
-        """The committed nodes; raises when the file has lost some."""
-        expected = sum(layer["kept"] for layer in layers)
-        path = self.path / NODES
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        if len(lines) < expected:
-            raise ValueError(
-                f"{path} has {len(lines)} nodes, its {MANIFEST} {expected}; the file was changed: delete the folder, grow again"
-            )
-        nodes = []
-        for number, line in enumerate(lines[:expected], start=1):
-            try:
-                nodes.append(Node(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise ValueError(
-                    f"{path} line {number} is no node ({error}); the file was changed: delete the folder, grow again"
-                ) from error
-        return nodes
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a tree folder.
+
+    Raises:
+        ValueError: There is none, or it is none of this version.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = manifest["format"], manifest["identity"], manifest["extents"][-1], manifest["status"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{folder / MANIFEST} is no manifest of a tree ({error!r}); choose another folder, or grow again") from error
+    if found[0] != FORMAT:
+        raise ValueError(f"{folder} holds a tree of format {found[0]}, this version writes {FORMAT}; grow it again into another folder")
+    return dict(manifest)
+
+
+def is_tree(folder: Path) -> bool:
+    """Whether a folder holds a tree."""
+    return (folder / MANIFEST).is_file() and (folder / SHARDS).is_dir()
+
+
+def read_tree(folder: Path) -> Tree:
+    """All that is committed in a tree folder."""
+    manifest, found = read_manifest(folder), read_shards(folder)
+    return shards.tree_of(found, manifest["extents"][-1].get("sizes", []))
+
+
+def read_shards(folder: Path) -> list[Shard]:
+    """All that is committed in a tree folder, in the order of writing; raises where a node is there twice or lacks its parent."""
+    found = [shards.read(path) for path in sorted((folder / SHARDS).glob("*.jsonl"))]
+    known: set[str] = set()
+    for node in in_order(node for shard in found for node in shard.nodes):
+        if node.id in known or (node.parent is not None and node.parent not in known):
+            what = "twice" if node.id in known else f"but not its parent {node.parent}"
+            raise ValueError(f"{folder / SHARDS} holds node {node.id} {what}; files in it were changed: delete the folder, grow again")
+        known.add(node.id)
+    return found
+
+
+def _check_larger(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """A plan may be extended: more children, more layers; nothing that is grown may have to go."""
+    before, now = old.get("layers", []), new.get("layers", [])
+    wrong = [f"{len(before)} layers before, {len(now)} now"] if len(now) < len(before) else []
+    for number, (one, other) in enumerate(zip(before, now, strict=False), start=1):
+        wrong += [f"layer {number}: {line}" for line in _differences(one | {"children": 0}, other | {"children": 0})]
+        if other["children"] < one["children"]:
+            wrong.append(f"layer {number}: {one['children']} children before, {other['children']} now")
+    if wrong:
+        raise ValueError(f"folder {folder} holds a tree that cannot be extended to this plan: {'; '.join(wrong)}. Choose another output")
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -109,3 +215,7 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 48 else text[:45] + "..."
+
+
+def _plain(values: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(values))

@@ -1,18 +1,20 @@
 """Growth of a tree, breadth first, one layer after the other."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from data.trees.dedup import AlikeShingles, AlikeVectors, Near, Seen
-from data.trees.engine import Completion, Embedder, Engine, Sampling, node_seed
-from data.trees.filters import reason_to_drop, turn_text
+from data.trees.dedup import Deduplicator, normalise
+from data.trees.engine import Completion, Engine, Request, Sampling, node_seed
+from data.trees.filters import Filters
 from data.trees.folder import TreeFolder
-from data.trees.nodes import Node, Tree, by_layer, child_id, prompts_below
-from data.trees.openers import Openers, derive, prompt_ids
+from data.trees.nodes import Node, Tree, child_id, in_order, root_number
+from data.trees.openers import Openers
+from data.trees.openers import requests as as_requests
 from data.trees.plan import TreeConfig
+from data.trees.shards import Shard, Tally, stage_name
 
 
 class Progress(Protocol):
@@ -21,204 +23,285 @@ class Progress(Protocol):
     def expect(self, turns: int) -> None:
         """More turns (fewer, when negative) than planned will be written."""
 
-    def advance(self, turns: int, tokens: int) -> None:
-        """Turns have been written."""
-
-    def judged(self, layer: int, kept: int, sampled: int) -> None:
-        """A round of a layer is over."""
+    def advance(self, layer: int, sampled: int, kept: int, tokens: int, *, before: bool = False) -> None:
+        """A block is committed; `before`: in an earlier process."""
 
 
-def grow(
-    plan: TreeConfig,
-    engine: Engine,
-    tokenizer: Any,
-    *,
-    embed: Embedder | None = None,
-    folder: TreeFolder | None = None,
-    progress: Progress | None = None,
-) -> Tree:
-    """Grows a tree; in a folder only the layers that it does not hold yet.
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a growth works with.
 
-    Every node's prompt is its parent's prompt, the parent's text, then the opener of its own role. Turns that are unfinished,
-    empty, speak for the other side or repeat another one are dropped, each counted; sampled turns are drawn again until the
-    quota is full, `max_rounds` are over or a round yields less than `min_yield`.
+    Attributes:
+        engine: Runs the model.
+        tokenizer: Turns prompts into ids.
+        openers: How the template opens and ends turns; made for every system prompt in `root_system`.
+        filters: Which turns are of no use.
+        dedup: A new, empty one each time it is called; one is used for each layer.
+        progress: Told about each block.
+    """
 
-    Args:
-        plan: What to grow.
-        engine: What runs the model.
-        tokenizer: Turns prompts into ids, ids into texts; its chat template gives the openers.
-        embed: Vectors for near-duplicates; needed when the plan looks for them.
-        folder: Layers in it are kept as they are; each new one is committed to it as soon as it is finished.
-        progress: Told about each batch.
+    engine: Engine
+    tokenizer: Any
+    openers: Openers
+    filters: Filters
+    dedup: "DedupMaker"
+    progress: Progress | None = None
+
+
+class DedupMaker(Protocol):
+    """Makes what looks for duplicates in one layer."""
+
+    def __call__(self) -> Deduplicator: ...
+
+
+def grow(plan: TreeConfig, tools: Tools, folder: TreeFolder) -> Tree:
+    """Grows a tree in a folder that was begun; only what the folder does not hold yet.
+
+    Every node's prompt is its parent's prompt, the parent's text, then the opener of its own role (arXiv 2406.11354). Turns that a filter
+    drops or that repeat another one are counted; sampled turns are drawn again until the quota is full, `max_rounds` are over or a
+    round yields less than `min_yield`. The work is cut into blocks, which follow from the plan and from what is committed; a block is
+    committed when all of it is judged. Blocks that the folder holds already are taken from it, so a growth that was killed ends in the tree
+    of one that was not, as far as the engine repeats itself.
 
     Returns:
         The whole tree; it ends early where a layer stays empty.
-
-    Raises:
-        ValueError: The tokenizer has no usable chat template, or the plan asks for vectors that nobody gives.
     """
-    openers = derive(tokenizer, system=plan.system, end_ids=engine.end_ids)
-    tree = folder.tree if folder is not None else Tree(nodes=(), layers=())
-    nodes, layers = list(tree.nodes), list(tree.layers)
-    growth = _Growth(plan, engine, tokenizer, openers, embed, progress)
-    for number in range(len(layers), plan.depth):
-        parents: Sequence[Node | None] = by_layer(nodes, number - 1) if number else [None]
-        if not parents:
-            break
-        grown, counts = growth.layer(number, parents, prompts_below(nodes, openers))
-        nodes += grown
-        layers.append(counts)
-        if folder is not None:
-            folder.commit(grown, counts)
-    return Tree(nodes=tuple(nodes), layers=tuple(layers))
+    growth = _Growth(plan, tools, folder)
+    for layer in range(plan.depth):
+        growth.layer(layer)
+    return folder.tree
+
+
+def first_questions(plan: TreeConfig, tools: Tools, most: int = 2000) -> list[str]:
+    """One round of first questions that pass the filters, exact duplicates left out: a sample on which to choose a threshold."""
+    roots = [root for place in plan.places() for root in range(place, plan.children[0], plan.cycle)][:most]
+    prompts = [tools.openers.roots[root_system(plan, root)] for root in roots]
+    seeds = [node_seed(plan.seed, root_name(plan, root), root // plan.cycle) for root in roots]
+    asked = as_requests(prompts, seeds, tools.tokenizer)
+    size = tools.engine.block_size
+    blocks = (asked[first : first + size] for first in range(0, len(asked), size))
+    written = [one for block in tools.engine.complete(blocks, sampling(plan, tools.openers, 0)) for one in block]
+    useful = [one.text.strip() for one in written if tools.filters.reason("user", one.text.strip(), one.finish_reason) is None]
+    return list({normalise(text): text for text in reversed(useful)}.values())[::-1]
 
 
 @dataclass
 class _Place:
-    """A parent with its children so far."""
+    """Where turns are to stand: below a parent, or below a root prompt."""
 
-    parent: str | None
-    prompt: list[int]
-    seen: Seen
-    children: list[Node] = field(default_factory=list)
+    name: str
+    parent: Node | None
+    quota: int
+    kept: int = 0
     attempts: int = 0
+    root: int = 0  # number of the first question here; only without a parent
 
 
 @dataclass
 class _Growth:
-    """What all layers of one growth share."""
-
     plan: TreeConfig
-    engine: Engine
-    tokenizer: Any
-    openers: Openers
-    embed: Embedder | None
-    progress: Progress | None
+    tools: Tools
+    folder: TreeFolder
+    nodes: dict[str, Node] = field(default_factory=dict)
+    children: Counter[str] = field(default_factory=Counter)
+    attempts: Counter[str] = field(default_factory=Counter)
+    layers: defaultdict[int, list[Node]] = field(default_factory=lambda: defaultdict(list))
 
-    def layer(self, number: int, parents: Sequence[Node | None], prompts: dict[str, str]) -> tuple[list[Node], dict[str, Any]]:
-        """Grows one layer; gives its nodes in the parents' order, then its counts."""
-        start, quota = time.perf_counter(), self.plan.children[number]
-        sampling = self._sampling(number)
-        places = self._places(number, parents, prompts)
-        dropped: Counter[str] = Counter()
-        rounds: list[dict[str, int]] = []
-        self._expect(len(places) * quota - self.plan.layer_sizes[number])
-        for attempt in range(self.plan.max_rounds if sampling.temperature > 0 else 1):
-            open_places = [place for place in places if len(place.children) < quota]
-            wanted = sum(quota - len(place.children) for place in open_places)
+    def __post_init__(self) -> None:
+        for shard in self.folder.earlier:
+            self._take(shard)
+
+    def layer(self, number: int) -> None:
+        """Fills a layer's places as far as they can be filled."""
+        places = self._places(number)
+        self._expect(sum(max(0, place.quota - place.kept) for place in places) - self.plan.layer_sizes[number])
+        sampled = self.plan.of("temperature", number) > 0
+        judge = _Judge(self, number)
+        for attempt in range(self.plan.max_rounds if sampled else 1):
+            open_places = [place for place in places if place.kept < place.quota and (sampled or not place.attempts)]
+            wanted = sum(place.quota - place.kept for place in open_places)
             if not wanted:
                 break
             self._expect(wanted if attempt else 0)
-            kept = self._round(number, open_places, sampling, dropped)
-            rounds.append({"sampled": wanted, "kept": kept})
-            if self.progress is not None:
-                self.progress.judged(number, kept, wanted)
+            kept = self._round(number, attempt, open_places, judge)
             floor = self.plan.min_yield * wanted
             if floor >= 1 and kept < floor:  # in a round so small that the floor is below one turn, chance decides
                 break
-        nodes = [node for place in places for node in place.children]
-        counts = {
-            "layer": number,
-            "role": self.plan.role(number),
-            "planned": self.plan.layer_sizes[number],
-            "sampled": sum(one["sampled"] for one in rounds),
-            "kept": len(nodes),
-            "dropped": dict(sorted(dropped.items())),
-            "rounds": rounds,
-            "tokens": sum(node.tokens for node in nodes),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        return nodes, counts
 
-    def _places(self, number: int, parents: Sequence[Node | None], prompts: dict[str, str]) -> list[_Place]:
-        """The parents of a layer; equal answers to different questions are no duplicates, so only questions are compared across it."""
-        near = self.plan.dedup.near if self._sampling(number).temperature > 0 else "none"
-        if near == "states" and self.embed is None:
-            raise ValueError("tree.dedup.near is states, but this engine gives no vectors; set it to shingles")
-        is_shared = self.plan.dedup.scope == "layer" and self.plan.role(number) == "user"
-        whole_layer = self._seen(near)
-        return [
-            _Place(
-                parent.id if parent else None,
-                prompt_ids(prompts[parent.id] if parent else self.openers.root, self.tokenizer),
-                whole_layer if is_shared else self._seen(near),
-            )
-            for parent in parents
-        ]
-
-    def _seen(self, near: str) -> Seen:
-        kinds: dict[str, Callable[[float], Near]] = {"shingles": AlikeShingles, "states": AlikeVectors}
-        return Seen(kinds[near](self.plan.dedup.threshold) if near in kinds else None)
-
-    def _sampling(self, number: int) -> Sampling:
-        role = self.plan.role(number)
-        stop = self.openers.stops[role]
-        return Sampling(
-            max_tokens=self.plan.max_tokens[number],
-            temperature=self.plan.temperature if role == "user" else self.plan.answer_temperature,
-            top_p=self.plan.top_p,
-            stop_ids=stop.ids,
-            stop_texts=stop.texts,
-        )
-
-    def _round(self, number: int, places: Sequence[_Place], sampling: Sampling, dropped: Counter[str]) -> int:
-        """Draws what is missing everywhere; gives how many turns were kept."""
-        seeds = []
+    def _places(self, number: int) -> list[_Place]:
+        if number == 0:
+            places = [_Place(root_name(self.plan, root), None, self.plan.quota(root), root=root) for root in self.plan.places()]
+        else:
+            parents = [node for node in in_order(self.layers[number - 1]) if self.plan.layers_of(root_number(node.id)) > number]
+            places = [_Place(node.id, node, self.plan.children[number]) for node in parents]
         for place in places:
-            missing = self.plan.children[number] - len(place.children)
-            seeds.append([node_seed(self.plan.seed, place.parent, place.attempts + k) for k in range(missing)])
-            place.attempts += missing
-        advance = self.progress.advance if self.progress is not None else None
-        written = self.engine.complete([place.prompt for place in places], sampling, seeds, advance)
-        candidates: list[tuple[_Place, int, Completion, str]] = []
-        role = self.plan.role(number)
-        for place, row, completions in zip(places, seeds, written, strict=True):
-            for seed, completion in zip(row, completions, strict=True):
-                text = turn_text(completion, self.openers.stops[role], self.tokenizer)
-                reason = reason_to_drop(completion, text, self.openers)
-                if reason is None:
-                    candidates.append((place, seed, completion, text))
-                else:
-                    dropped[reason] += 1
-        return self._keep(number, candidates, dropped)
+            place.kept, place.attempts = self.children[place.name], self.attempts[place.name]
+        return places
 
-    def _keep(self, number: int, candidates: Sequence[tuple[_Place, int, Completion, str]], dropped: Counter[str]) -> int:
-        """Keeps the candidates that repeat nobody, in order."""
-        fresh = list(self._not_exact(candidates, dropped))
-        vectors: Any = [None] * len(fresh)
-        if fresh and isinstance(fresh[0][0].seen.near, AlikeVectors) and self.embed is not None:
-            vectors = self.embed([text for *_, text in fresh])
-        kept = 0
-        for (place, seed, completion, text), vector in zip(fresh, vectors, strict=True):
-            verdict = place.seen.offer(text, vector)
-            if verdict is not None:
-                dropped[verdict] += 1
-                continue
-            node = Node(
-                id=child_id(place.parent, len(place.children)),
-                parent=place.parent,
-                layer=number,
-                role=self.plan.role(number),
-                text=text,
-                tokens=len(completion.token_ids),
-                seed=seed,
-                logprob=round(completion.logprob, 4),
-                finish_reason=completion.finish_reason,
+    def _round(self, number: int, attempt: int, places: Sequence[_Place], judge: "_Judge") -> int:
+        """Draws what is missing everywhere; gives how many turns were kept."""
+        stage = stage_name(number, attempt)
+        turns = [(place, place.attempts + k) for place in places for k in range(place.quota - place.kept)]
+        # Prompts of like length side by side: little padding; stable, so siblings stay together and share what was read of their prompt.
+        lengths = {place.name: len(self.prompt(place)) for place in places}
+        turns.sort(key=lambda turn: lengths[turn[0].name])
+        before = sum(place.kept for place in places)
+        done = self.folder.stage(stage)
+        for shard in done:
+            self._take(shard)
+            self._advance(number, shard, before=True)
+        size, first = self.tools.engine.block_size, sum(shard.tallies[number].sampled for shard in done)
+        blocks = [turns[start : start + size] for start in range(first, len(turns), size)]
+        if blocks:
+            start = time.perf_counter()
+            written = self.tools.engine.complete(
+                (self._requests(block) for block in blocks), sampling(self.plan, self.tools.openers, number)
             )
-            place.children.append(node)
-            kept += 1
-        return kept
+            for block_number, (block, completions) in enumerate(zip(blocks, written, strict=True), start=len(done)):
+                nodes, tally = judge.judge(block, completions)
+                shard = Shard(
+                    growth=self.folder.growth,
+                    stage=stage,
+                    block=block_number,
+                    tallies={number: tally},
+                    attempts=Counter(place.name for place, _ in block),
+                    seconds=time.perf_counter() - start,
+                    nodes=tuple(nodes),
+                )
+                self.folder.commit(shard)
+                self._take(shard)
+                self._advance(number, shard)
+                start = time.perf_counter()
+        for place in places:
+            place.kept, place.attempts = self.children[place.name], self.attempts[place.name]
+        return sum(place.kept for place in places) - before
 
-    def _not_exact(
-        self, candidates: Iterable[tuple[_Place, int, Completion, str]], dropped: Counter[str]
-    ) -> Iterable[tuple[_Place, int, Completion, str]]:
-        """Leaves out exact duplicates of what is kept already, so that no vectors are made for them."""
-        for candidate in candidates:
-            if candidate[3] in candidate[0].seen:
-                dropped["exact_duplicate"] += 1
-            else:
-                yield candidate
+    def _take(self, shard: Shard) -> None:
+        self.attempts.update(shard.attempts)
+        for node in shard.nodes:
+            self.nodes[node.id] = node
+            self.layers[node.layer].append(node)
+            self.children[node.parent if node.parent is not None else root_name(self.plan, int(node.id))] += 1
+
+    def _requests(self, block: Sequence[tuple[_Place, int]]) -> list[Request]:
+        known = {place.name: self.prompt(place) for place, _ in block}
+        prompts = [known[place.name] for place, _ in block]
+        seeds = [node_seed(self.plan.seed, place.name, attempt) for place, attempt in block]
+        return as_requests(prompts, seeds, self.tools.tokenizer)
+
+    def prompt(self, place: _Place) -> str:
+        """What the model continues at a place."""
+        path: list[Node] = []
+        node = place.parent
+        while node is not None:
+            path.append(node)
+            node = self.nodes[node.parent] if node.parent is not None else None
+        system = root_system(self.plan, root_number(path[-1].id) if path else place.root)
+        return self.tools.openers.prompt(system, [(one.role, one.text) for one in reversed(path)])
 
     def _expect(self, turns: int) -> None:
-        if self.progress is not None and turns:
-            self.progress.expect(turns)
+        if self.tools.progress is not None and turns:
+            self.tools.progress.expect(turns)
+
+    def _advance(self, number: int, shard: Shard, before: bool = False) -> None:
+        if self.tools.progress is not None:
+            tally = shard.tallies[number]
+            self.tools.progress.advance(number, tally.sampled, tally.kept, tally.tokens, before=before)
+
+
+class _Judge:
+    """Decides for one layer which turns become nodes."""
+
+    def __init__(self, growth: _Growth, layer: int) -> None:
+        self._growth, self._layer = growth, layer
+        self._role = growth.plan.role(layer)
+        # Equal answers to different questions are no duplicates, nor are follow-ups, unless the plan says so.
+        self._over_layer = self._role == "user" and (layer == 0 or growth.plan.dedup.scope == "layer")
+        self._compares = self._over_layer or growth.plan.children[layer] > 1
+        self._dedup: Deduplicator | None = None
+
+    def judge(self, block: Sequence[tuple[_Place, int]], completions: Sequence[Completion]) -> tuple[list[Node], Tally]:
+        """Nodes made of the turns that are of use and repeat nobody, then the counts of all."""
+        tally = Tally(sampled=len(block), tokens=sum(one.tokens for one in completions))
+        useful: list[tuple[_Place, int, Completion, str]] = []
+        for (place, attempt), completion in zip(block, completions, strict=True):
+            text = completion.text.strip()
+            reason = self._growth.tools.filters.reason(self._role, text, completion.finish_reason)
+            if reason is None:
+                useful.append((place, attempt, completion, text))
+            else:
+                tally.dropped[reason] += 1
+        nodes: list[Node] = []
+        below: Counter[str] = Counter()
+        for (place, attempt, completion, text), verdict in zip(useful, self._verdicts(useful), strict=True):
+            if verdict is not None:
+                tally.dropped[verdict] += 1
+                continue
+            number = self._growth.children[place.name] + below[place.name]
+            below[place.name] += 1
+            nodes.append(self._node(place, number, attempt, completion, text))
+        tally.kept = len(nodes)
+        return nodes, tally
+
+    def _verdicts(self, useful: Sequence[tuple[_Place, int, Completion, str]]) -> Sequence[str | None]:
+        if not self._compares or not useful:
+            return [None] * len(useful)
+        if self._dedup is None:
+            self._dedup = self._growth.tools.dedup()
+            known = self._growth.layers[self._layer]
+            self._dedup.remember([self._group(node.parent or "") for node in known], [node.text for node in known])
+        return self._dedup.offer([self._group(place.name) for place, *_ in useful], [text for *_, text in useful])
+
+    def _group(self, parent: str) -> str:
+        return "" if self._over_layer else parent
+
+    def _node(self, place: _Place, number: int, attempt: int, completion: Completion, text: str) -> Node:
+        plan = self._growth.plan
+        root = place.root + plan.cycle * number
+        first = place.parent is None
+        return Node(
+            id=str(root) if first else child_id(place.name, number),
+            parent=None if first else place.name,
+            layer=self._layer,
+            role=self._role,
+            text=text,
+            tokens=completion.tokens,
+            seed=node_seed(plan.seed, place.name, attempt),
+            logprob=None if completion.logprob is None else round(completion.logprob, 4),
+            finish_reason=completion.finish_reason,
+            system=_dealt(plan.system, root) if first else None,
+            topic=_dealt(plan.topics, root) if first else None,
+        )
+
+
+def sampling(plan: TreeConfig, openers: Openers, layer: int) -> Sampling:
+    """How the turns of a layer are written."""
+    stop = openers.stops[plan.role(layer)]
+    return Sampling(
+        max_tokens=plan.of("max_tokens", layer),
+        temperature=plan.of("temperature", layer),
+        top_p=plan.of("top_p", layer),
+        stop_ids=stop.ids,
+        stop_texts=stop.texts,
+    )
+
+
+def root_name(plan: TreeConfig, root: int) -> str:
+    """Name of the root prompt below which a first question stands, like no node's id; it seeds the first questions."""
+    return f"root {root % plan.cycle} of {plan.cycle}" if plan.cycle > 1 else ""
+
+
+def root_system(plan: TreeConfig, root: int) -> str | None:
+    """The system prompt under which the dialogues below a first question are written; None: the template's own."""
+    system, topic = _dealt(plan.system, root), _dealt(plan.topics, root)
+    about = plan.topic_prompt.replace("{topic}", topic) if topic is not None else None
+    return " ".join(part for part in (system, about) if part is not None) or None
+
+
+def systems(plan: TreeConfig) -> tuple[str | None, ...]:
+    """All system prompts under which this part writes."""
+    return tuple(dict.fromkeys(root_system(plan, root) for root in plan.places()))
+
+
+def _dealt(values: Sequence[str], root: int) -> str | None:
+    return values[root % len(values)] if values else None

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from data.trees.engine import FinishReason
-from data.trees.openers import Openers
-from data.trees.plan import Role
+
+Role = Literal["user", "assistant"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
     """One turn.
 
@@ -21,8 +21,10 @@ class Node:
         text: Without the marks around it.
         tokens: Number of tokens that the model wrote, the end not counted.
         seed: What its random numbers came from.
-        logprob: Natural logarithm of the turn's probability given its prompt, at temperature 1.
-        finish_reason: "stop"; cut-off turns are not kept.
+        logprob: Natural logarithm of the turn's probability given its prompt, at temperature 1; None where the engine does not tell.
+        finish_reason: "stop"; "length" for a turn that was cut off, where the plan lets those through.
+        system: Of a first question: the system prompt of its dialogues, where the plan gives one.
+        topic: Of a first question: the topic that it was asked to be about, where the plan gives one.
     """
 
     id: str
@@ -32,12 +34,18 @@ class Node:
     text: str
     tokens: int
     seed: int
-    logprob: float
+    logprob: float | None
     finish_reason: FinishReason
+    system: str | None = None
+    topic: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """The node as a line of tree.jsonl."""
-        return asdict(self)
+        """The node as a line of a shard."""
+        record = asdict(self)
+        for name in ("system", "topic"):
+            if record[name] is None:
+                del record[name]
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class Tree:
 
     Attributes:
         nodes: Layer by layer, parents before children.
-        layers: For each layer its counts: planned, sampled, kept, dropped by reason, rounds, seconds.
+        layers: For each layer its counts: planned, sampled, kept, dropped by reason, rounds, blocks, tokens, seconds.
     """
 
     nodes: tuple[Node, ...]
@@ -58,13 +66,14 @@ def child_id(parent: str | None, number: int) -> str:
     return str(number) if parent is None else f"{parent}.{number}"
 
 
-def prompts_below(nodes: Iterable[Node], openers: Openers) -> dict[str, str]:
-    """For each node's id the prompt of its children; parents must come before children."""
-    prompts: dict[str, str] = {}
-    for node in nodes:
-        above = openers.root if node.parent is None else prompts[node.parent]
-        prompts[node.id] = openers.child_prompt(above, node.text, node.role)
-    return prompts
+def in_order(nodes: Iterable[Node]) -> list[Node]:
+    """Layer by layer, each layer by its ids as numbers: the order of a tree grown at one go."""
+    return sorted(nodes, key=lambda node: (node.layer, [int(number) for number in node.id.split(".")]))
+
+
+def root_number(id: str) -> int:
+    """Number of the root below which a node stands."""
+    return int(id.partition(".")[0])
 
 
 def by_layer(nodes: Sequence[Node], layer: int) -> list[Node]:

@@ -1,97 +1,93 @@
-"""The plan of a tree: how many children each layer has, how long its turns may be."""
+"""The plan of a tree: how many children each layer has, how its turns are written."""
 
 import itertools
-from typing import Literal
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Shape = Literal["wide", "balance", "single"]
-Role = Literal["user", "assistant"]
+from data.config import SourceConfig
+from data.trees.config import DedupConfig, EngineConfig, ExportConfig, FilterConfig, ReportConfig, TransformersEngineConfig
+from data.trees.nodes import Role
 
-# Default children of each shape; 1,000 dialogues each. The paper gives no values (arXiv 2406.11354), these are ours.
-SHAPES: dict[str, tuple[int, ...]] = {"wide": (1000, 1, 1, 1), "balance": (100, 1, 10, 1), "single": (1000, 1)}
-STATES_THRESHOLD = 0.975  # Magpie's, for a sentence model
-QUESTION_TOKENS, ANSWER_TOKENS = 64, 256
-BYTES_PER_TOKEN, BYTES_PER_NODE = 4, 170  # of tree.jsonl: text, then the fields around it
+Shape = Literal["wide", "balance", "single", "talk"]
 
+# What a shape fills in where the recipe is silent. The paper gives no values (arXiv 2406.11354); the children are ours (1,000 dialogues).
+# Questions freely, answers greedily is Magpie's way; temperature 0.7 with top-p 0.9 for both is SA-SFT's (arXiv 2602.20162).
+SHAPES: dict[str, dict[str, Any]] = {
+    "wide": {"children": (1000, 1, 1, 1)},
+    "balance": {"children": (100, 1, 10, 1)},
+    "single": {"children": (1000, 1)},
+    "talk": {"children": (1000, 1, 1, 1, 1, 1), "temperature": 0.7, "top_p": 0.9},
+}
+BYTES_PER_TOKEN, BYTES_PER_NODE = 4, 170  # of a shard: text, then the fields around it
 
-class EngineConfig(BaseModel):
-    """What runs the model while a tree grows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["transformers"] = Field("transformers", description="transformers: generation in this process")
-    batch_size: int = Field(128, ge=1, description="turns written at once; part of the plan, since it decides the batches")
-
-
-class DedupConfig(BaseModel):
-    """When two turns count as the same; the first one stays.
-
-    The default measure is one of spelling. The growing model's own last states, which serve where no sentence model is at hand,
-    follow what comes next rather than what was said: on a language model of the Terrarium 152 of 400 different questions were
-    "near-duplicates" above 0.975; those looked at asked about another creature, number or word.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    near: Literal["shingles", "states", "none"] = Field(
-        "shingles",
-        description="shingles: Jaccard of runs of three characters; states: cosine of the growing model's mean-pooled last states; "
-        "none: exact duplicates only",
-    )
-    threshold: float = Field(0.9, gt=0.0, le=1.0, description="above it turns are near-duplicates; default 0.9, for states 0.975")
-    scope: Literal["siblings", "layer"] = Field(
-        "siblings", description="questions are compared with children of the same parent, or with the whole layer"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _threshold_of_the_measure(cls, values: object) -> object:
-        if isinstance(values, dict) and values.get("near") == "states":
-            return {"threshold": STATES_THRESHOLD, **values}
-        return values
+Temperature = Annotated[float, Field(ge=0.0, le=10.0)]
+TopP = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class TreeConfig(BaseModel):
     """The `tree` section of a recipe (Tree Generation, arXiv 2406.11354).
 
     Layers 1, 3, 5 ... hold questions that the model writes as the user, layers 2, 4, 6 ... its answers. `children[i]` is the
-    number of children of each node of the layer before (of the root for the first), `max_tokens[i]` the longest turn of layer i.
+    number of children of each node of the layer before (of the root prompt for the first). `max_tokens`, `temperature` and `top_p` take one
+    number for every layer, two (questions, answers) that repeat, or one for each layer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shape: Shape | None = Field(None, description="wide: no branching below layer 2; balance: some; single: one round; none: free form")
+    shape: Shape | None = Field(None, description="wide: no branching below layer 2; balance: some; single: one round; talk: none")
     children: tuple[int, ...] = Field((), description="children of each node, layer by layer (N_i); default: the shape's")
-    max_tokens: tuple[int, ...] = Field((), description="tokens of a turn at most, layer by layer (L_i); default: 64 and 256 in turn")
-    temperature: float = Field(1.0, gt=0.0, le=10.0, description="of questions")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="of questions: share of probability that sampling may reach")
-    answer_temperature: float = Field(0.0, ge=0.0, le=10.0, description="of answers; 0: greedy")
-    system: str | None = Field(None, description="system prompt of every dialogue; the template's own when absent")
-    engine: EngineConfig = EngineConfig()  # type: ignore[call-arg]
+    max_tokens: tuple[Annotated[int, Field(ge=1)], ...] = Field((64, 256), description="tokens of a turn at most (L_i)")
+    temperature: tuple[Temperature, ...] = Field((1.0, 0.0), description="0: greedy")
+    top_p: tuple[TopP, ...] = Field((1.0,), description="share of probability that sampling may reach")
+    ends: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...] = Field(
+        (), description="share of the first questions whose dialogues end after round 1, 2, ...; the rest go on to the last layer"
+    )
+    system: tuple[str, ...] = Field((), description="system prompts, dealt out to first questions in turn; default: the template's own")
+    topics: tuple[str, ...] = Field((), description="topics, dealt out in turn; or a text file with one a line")
+    topic_prompt: str = Field("The conversation is about {topic}.", description="joins the system prompt while writing; not exported")
+    thinking: bool = Field(False, description="what the chat template gets as enable_thinking")
+    corpus: SourceConfig | None = Field(None, description="dialogues that exist already, sifted and exported in place of grown ones")
+    engine: EngineConfig = TransformersEngineConfig()  # type: ignore[call-arg]
     dedup: DedupConfig = DedupConfig()  # type: ignore[call-arg]
+    filters: FilterConfig = FilterConfig()  # type: ignore[call-arg]
+    export: ExportConfig = ExportConfig()  # type: ignore[call-arg]
+    report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
     max_rounds: int = Field(8, ge=1, description="rounds of sampling in which a layer may fill its quota")
     min_yield: float = Field(
         0.02, ge=0.0, le=1.0, description="a layer ends early when a large enough round keeps a smaller share than this"
     )
     seed: int = Field(0, ge=0, description="with the parent's id and the attempt it gives each node's own seed")
-    sample: int | None = Field(None, ge=1, description="dialogues to export, drawn by the seed; all when absent")
+    part: int = Field(0, ge=0, description="which of `parts` this growth is")
+    parts: int = Field(1, ge=1, description="growths, each of its own share of the first questions, that are merged afterwards")
+    resume: Literal["if_possible", "always", "never"] = Field(
+        "if_possible", description="always: fail when there is nothing to go on from; never: fail when there is something"
+    )
     loss_on: Literal["assistant", "all"] = Field("assistant", description="turns that carry loss when the dialogues are trained on")
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: object) -> object:
-        """Fills children from the shape, max_tokens from the depth."""
+        """Takes single values for lists; fills in from the shape; reads the topics' file."""
         if not isinstance(values, dict):
             return values
-        values = dict(values)
-        if not values.get("children") and values.get("shape") in SHAPES:
-            values["children"] = SHAPES[values["shape"]]
-        if not values.get("max_tokens") and isinstance(values.get("children"), list | tuple):
-            values["max_tokens"] = [(QUESTION_TOKENS, ANSWER_TOKENS)[layer % 2] for layer in range(len(values["children"]))]
+        values = {name: value for name, value in values.items() if value is not None}
+        for name, value in SHAPES.get(str(values.get("shape")), {}).items():
+            values.setdefault(name, value)
+        if isinstance(values.get("topics"), str):
+            values["topics"] = _lines(values["topics"])
+        for name in ("max_tokens", "temperature", "top_p", "ends", "system"):
+            if isinstance(values.get(name), int | float | str):
+                values[name] = (values[name],)
         return values
 
-    @field_validator("children", "max_tokens")
+    @field_validator("children")
     @classmethod
     def _positive(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         for layer, value in enumerate(values, start=1):
@@ -99,29 +95,60 @@ class TreeConfig(BaseModel):
                 raise ValueError(f"layer {layer} is {value}; every layer needs at least 1")
         return values
 
+    @field_validator("topic_prompt")
+    @classmethod
+    def _holds_the_topic(cls, value: str) -> str:
+        if "{topic}" not in value:
+            raise ValueError(f"{value!r} does not hold {{topic}}; that is where the topic goes")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> "TreeConfig":
-        children, depth = self.children, len(self.children)
-        if not children:
+        if self.corpus is not None:
+            return self._without_growth()
+        if not self.children:
             raise ValueError(f"children is missing; give a list such as [100, 1, 10, 1], or a shape: {', '.join(SHAPES)}")
-        if depth % 2:
-            raise ValueError(f"children has {depth} layers {list(children)}; questions and answers alternate, so give an even number")
-        if len(self.max_tokens) != depth:
-            raise ValueError(f"children has {depth} layers, max_tokens {len(self.max_tokens)}; give both the same number")
-        branching = [layer for layer, number in enumerate(children, start=1) if layer > 2 and number > 1]
-        if self.shape == "single" and depth != 2:
-            raise ValueError(f"shape single has one round (2 layers), children has {depth}; shorten children, or remove shape")
-        if self.shape == "wide" and branching:
+        if self.depth % 2:
             raise ValueError(
-                f"shape wide branches above layer 3 only, children {list(children)} branches in layer {branching[0]}; set 1 there"
+                f"children has {self.depth} layers {list(self.children)}; questions and answers alternate: give an even number"
             )
-        if self.shape == "balance" and not branching:
-            raise ValueError(f"shape balance branches below layer 2, children {list(children)} does not; use shape wide, or none")
-        if self.answer_temperature == 0.0 and any(number > 1 for number in children[1::2]):
+        for name in ("max_tokens", "temperature", "top_p"):
+            given = len(getattr(self, name))
+            if given not in (1, 2, self.depth):
+                raise ValueError(f"children has {self.depth} layers, {name} {given} values; give 1, 2 (questions, answers) or {self.depth}")
+        self._check_shape()
+        greedy = [layer for layer, number in enumerate(self.children) if number > 1 and self.of("temperature", layer) == 0.0]
+        if greedy:
             raise ValueError(
-                f"children {list(children)} asks for several greedy answers, which are all equal; set answer_temperature above 0"
+                f"children {list(self.children)} asks for several greedy turns in layer {greedy[0] + 1}, which are all equal; "
+                "set its temperature above 0"
             )
+        if len(self.ends) >= max(self.rounds, 1) or sum(self.ends) > 1.0:
+            raise ValueError(f"ends {list(self.ends)}: expected shares for at most {self.rounds - 1} rounds (not the last), 1 in all")
+        if self.part >= self.parts:
+            raise ValueError(f"part is {self.part}, parts {self.parts}; parts are counted from 0")
         return self
+
+    def _without_growth(self) -> "TreeConfig":
+        given = [name for name in ("shape", "children", "topics", "system", "ends") if getattr(self, name)]
+        if given:
+            raise ValueError(f"corpus takes dialogues that exist, {given[0]} plans new ones; give one of them")
+        return self
+
+    def _check_shape(self) -> None:
+        children = self.children
+        branching = [layer for layer, number in enumerate(children, start=1) if number > 1 and layer > 1]
+        deep = [layer for layer in branching if layer > 2]
+        if self.shape == "single" and self.depth != 2:
+            raise ValueError(f"shape single has one round (2 layers), children has {self.depth}; shorten children, or remove shape")
+        if self.shape == "wide" and deep:
+            raise ValueError(f"shape wide branches above layer 3 only, children {list(children)} branches in layer {deep[0]}; set 1 there")
+        if self.shape == "talk" and branching:
+            raise ValueError(f"shape talk does not branch, children {list(children)} does in layer {branching[0]}; set 1 there")
+        if self.shape == "balance" and not deep:
+            raise ValueError(f"shape balance branches below layer 2, children {list(children)} does not; use shape wide, or none")
+
+    # --- layers ----------------------------------------------------------------------------------------------------------
 
     @property
     def depth(self) -> int:
@@ -129,9 +156,49 @@ class TreeConfig(BaseModel):
         return len(self.children)
 
     @property
+    def rounds(self) -> int:
+        """Questions of the longest dialogue."""
+        return self.depth // 2
+
+    def role(self, layer: int) -> Role:
+        """Who speaks in a layer, counted from 0."""
+        return "assistant" if layer % 2 else "user"
+
+    def of(self, name: Literal["max_tokens", "temperature", "top_p"], layer: int) -> Any:
+        """A setting's value in a layer, counted from 0."""
+        values = getattr(self, name)
+        return values[layer % len(values)]
+
+    # --- roots -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cycle(self) -> int:
+        """After how many first questions system prompts, topics and parts come round again."""
+        return math.lcm(max(1, len(self.system)), max(1, len(self.topics)), self.parts)
+
+    def places(self) -> range:
+        """Numbers, below `cycle`, of the root prompts whose first questions this part writes; each has its own children."""
+        return range(self.part, min(self.cycle, self.children[0]), self.parts)
+
+    def quota(self, place: int) -> int:
+        """First questions of a root prompt: those numbered place, place + cycle, ..."""
+        return len(range(place, self.children[0], self.cycle))
+
+    def layers_of(self, root: int) -> int:
+        """Layers of the dialogues below a first question; the same for that question in every larger plan."""
+        if not self.ends:
+            return self.depth
+        return 2 * (bisect_right(list(itertools.accumulate(self.ends)), _spread(root // self.parts)) + 1)
+
+    # --- sizes -----------------------------------------------------------------------------------------------------------
+
+    @cached_property
     def layer_sizes(self) -> tuple[int, ...]:
-        """Nodes of each layer of the full tree: the running product of `children`."""
-        return tuple(itertools.accumulate(self.children, lambda total, number: total * number))
+        """Nodes of each layer of this part of the full tree."""
+        roots = range(self.part, self.children[0], self.parts)
+        ending = Counter(self.layers_of(root) for root in roots) if self.ends else {self.depth: len(roots)}
+        below = list(itertools.accumulate(self.children[1:], lambda total, number: total * number, initial=1))
+        return tuple(sum(count for layers, count in ending.items() if layers > layer) * below[layer] for layer in range(self.depth))
 
     @property
     def nodes(self) -> int:
@@ -141,35 +208,54 @@ class TreeConfig(BaseModel):
     @property
     def dialogues(self) -> int:
         """Dialogues of the full tree: its leaves."""
-        return self.layer_sizes[-1]
+        sizes = self.layer_sizes
+        continued = [size // number for size, number in zip(sizes[2::2], self.children[2::2], strict=True)]
+        return sum(sizes[1::2]) - sum(continued)
 
     @property
     def tokens(self) -> int:
         """Tokens written at most, resampling not counted."""
-        return sum(size * limit for size, limit in zip(self.layer_sizes, self.max_tokens, strict=True))
+        return sum(size * self.of("max_tokens", layer) for layer, size in enumerate(self.layer_sizes))
 
     @property
     def bytes(self) -> int:
-        """Rough size of tree.jsonl at most."""
+        """Rough size of the tree on disk at most."""
         return self.tokens * BYTES_PER_TOKEN + self.nodes * BYTES_PER_NODE
 
-    def role(self, layer: int) -> Role:
-        """Who speaks in a layer, counted from 0."""
-        return "assistant" if layer % 2 else "user"
+    def with_children(self, children: Sequence[int]) -> "TreeConfig":
+        """The same plan with other children, in free form; what was given layer by layer is repeated in pairs where the tree got deeper."""
+        depth, values = len(children), self.model_dump()
+        for name in ("max_tokens", "temperature", "top_p"):
+            if len(values[name]) > 2:
+                values[name] = (*values[name], *(values[name][-2:] * depth))[:depth]
+        return TreeConfig.model_validate({**values, "shape": None, "children": tuple(children)})
 
-    def with_children(self, children: tuple[int, ...]) -> "TreeConfig":
-        """The same plan with other children in free form; turns as long as before, repeated in pairs where the tree got deeper."""
-        limits = [*self.max_tokens, *(self.max_tokens[-2:] * len(children))][: len(children)]
-        return TreeConfig.model_validate({**self.model_dump(), "shape": None, "children": children, "max_tokens": limits})
-
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> dict[str, Any]:
         """What `--dry-run` prints: counts of the full tree."""
-        return {
+        if self.corpus is not None:
+            return {"corpus": self.corpus.path, "format": self.corpus.format}
+        shares = {"part": self.part, "parts": self.parts} if self.parts > 1 else {}
+        return shares | {
             "children": list(self.children),
-            "max_tokens": list(self.max_tokens),
+            **{name: [self.of(name, layer) for layer in range(self.depth)] for name in ("max_tokens", "temperature", "top_p")},
             "layer_sizes": list(self.layer_sizes),
             "nodes": self.nodes,
-            "dialogues": self.dialogues if self.sample is None else min(self.sample, self.dialogues),
+            "dialogues": self.dialogues if self.export.sample is None else min(self.export.sample, self.dialogues),
             "tokens_at_most": self.tokens,
             "bytes_at_most": self.bytes,
         }
+
+
+def _spread(number: int) -> float:
+    """The van der Corput sequence: the first n of its values lie evenly in [0, 1), for every n."""
+    return sum(1.0 / (2 << place) for place, bit in enumerate(reversed(f"{number:b}")) if bit == "1")
+
+
+def _lines(path: str) -> tuple[str, ...]:
+    return tuple(_filled(Path(path)))
+
+
+def _filled(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        raise ValueError(f"topics: there is no file {path}; give a text file with one topic a line, or a list")
+    yield from (line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())

@@ -1,6 +1,6 @@
 """The engine that runs a transformers model in this process."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
-from data.trees.engine import Advance, Completion, Sampling
+from data.trees.engine import Completion, Request, Sampling
 
 EMBEDDING_BATCH = 256
 STRETCH = 16  # tokens between two looks at which rows have ended
@@ -17,8 +17,8 @@ STRETCH = 16  # tokens between two looks at which rows have ended
 class TransformersEngine:
     """Batched generation with a KV cache; prompts that occur several times in a batch are read once.
 
-    Batches follow from the request alone (turns ordered by the length of their prompts), and each turn draws from its own seed, so
-    a repeated request repeats its turns. The checkpoint's own sampling settings (temperature, penalties) take no part.
+    Each turn draws from its own seed, so a repeated block repeats its turns. The checkpoint's own sampling settings (temperature,
+    penalties) take no part.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int = 128) -> None:
@@ -29,26 +29,15 @@ class TransformersEngine:
             tokenizer: Its tokenizer; gives the padding token.
             batch_size: Turns written at once.
         """
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.model, self.tokenizer, self.block_size = model, tokenizer, batch_size
         ends = model.generation_config.eos_token_id
         self.end_ids = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
         self.pad_id = next(one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if one is not None)
 
-    def complete(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[Sequence[int]], advance: Advance | None = None
-    ) -> list[list[Completion]]:
-        """See `Engine.complete`."""
-        results: list[list[Any]] = [[None] * len(row) for row in seeds]
-        requests = [(number, sample) for number, row in enumerate(seeds) for sample in range(len(row))]
-        requests.sort(key=lambda request: len(prompts[request[0]]))  # stable: siblings stay together, padding stays small
-        for first in range(0, len(requests), self.batch_size):
-            batch = requests[first : first + self.batch_size]
-            written = self._batch([prompts[n] for n, _ in batch], [seeds[n][k] for n, k in batch], sampling)
-            for (number, sample), completion in zip(batch, written, strict=True):
-                results[number][sample] = completion
-            if advance is not None:
-                advance(len(batch), sum(len(completion.token_ids) + 1 for completion in written))
-        return results
+    def complete(self, blocks: Iterable[Sequence[Request]], sampling: Sampling) -> Iterator[list[Completion]]:
+        """See `Engine.complete`; a block is a batch."""
+        for block in blocks:
+            yield self._batch([request.ids for request in block], [request.seed for request in block], sampling)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Mean of the last hidden states over each text's tokens, at unit length: float32 [texts, hidden]."""
@@ -115,16 +104,21 @@ class TransformersEngine:
         ends = {*sampling.stop_ids, self.pad_id}  # `Draw` never chooses the padding token: where it stands the row had ended
         length = next((position for position, token in enumerate(row) if token in ends), len(row))
         by_token = length < len(row) and row[length] in sampling.stop_ids
-        by_text = bool(sampling.stop_texts) and any(text in self.tokenizer.decode(row[:length]) for text in sampling.stop_texts)
+        by_text = bool(sampling.stop_texts) and _found(self._text(row[:length]), sampling.stop_texts) is not None
         return length, by_token, by_text
 
     def _completion(self, row: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
         length, by_token, by_text = self._end(row, sampling)
+        text = self._text(row[:length])
         return Completion(
-            token_ids=tuple(row[:length]),
+            text=text[: _found(text, sampling.stop_texts)],
+            tokens=length,
             logprob=sum(logprobs[: length + (by_token and not by_text)]),
             finish_reason="stop" if by_token or by_text else "length",
         )
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> Any | None:
         """A cache of all but the last token of each prompt, where reading each different prompt once saves work."""
@@ -202,6 +196,11 @@ class Draw(LogitsProcessor):
         probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
         before = probabilities.cumsum(-1) - probabilities
         return order.gather(1, _invert(probabilities * (before < self.sampling.top_p), uniform))
+
+
+def _found(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first of the strings stands in a text."""
+    return min((place for place in map(text.find, stops) if place >= 0), default=None)
 
 
 def _invert(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

@@ -510,8 +510,10 @@ def tree(tmp_path: Path) -> Path:
     """One question with an answer, on which two dialogues go on."""
     from data.trees.folder import TreeFolder
     from data.trees.nodes import Node
+    from data.trees.shards import Shard, Tally, stage_name
 
-    folder = TreeFolder(tmp_path / "tree", {"plan": {"system": "Be brief."}}, {})
+    folder = TreeFolder(tmp_path / "tree", {}, {"sizes": []}, {})
+    folder.begin()
     ids = [["0", "1"], ["0.0", "1.0"], ["0.0.0", "0.0.1"], ["0.0.0.0", "0.0.1.0"]]
     for layer, names in enumerate(ids):
         nodes = [
@@ -525,10 +527,14 @@ def tree(tmp_path: Path) -> Path:
                 seed=0,
                 logprob=0.0,
                 finish_reason="stop",
+                system=None if layer else "Be brief.",
             )
             for name in names
         ]
-        folder.commit(nodes, {"kept": len(nodes)})
+        tallies = {layer: Tally(sampled=2, kept=2, tokens=2)}
+        stage = stage_name(layer, 0)
+        folder.commit(Shard(growth=0, stage=stage, block=0, tallies=tallies, attempts={}, seconds=0.0, nodes=tuple(nodes)))
+    folder.close()
     return tmp_path / "tree"
 
 
@@ -551,7 +557,8 @@ def test_dialogues_of_a_tree_begin_with_its_system_prompt(tree: Path) -> None:
 
 
 def test_files_of_a_tree_are_its_nodes_with_their_manifest(tree: Path) -> None:
-    assert [file.name for file in files_of(SourceConfig(path=str(tree), format="tree"))] == ["manifest.json", "tree.jsonl"]
+    files = files_of(SourceConfig(path=str(tree), format="tree"))
+    assert [file.name for file in files] == ["manifest.json", *(f"g00-l0{layer}-r000-b000000.jsonl" for layer in range(4))]
 
 
 def test_a_tree_under_another_format_is_refused(tree: Path) -> None:

@@ -1,5 +1,9 @@
 import json
 import math
+import os
+import random
+import signal
+import time
 
 import pytest
 import torch
@@ -27,14 +31,20 @@ def chatty(tiny):
 
 
 def _plan(**values):
-    settings = {"children": (12, 1, 2, 1), "max_tokens": (24, 40, 24, 40), "answer_temperature": 1.0, "max_rounds": 3}
-    return TreeConfig(**{**settings, "dedup": {"near": "none"}, **values})
+    settings = {"children": (12, 1, 2, 1), "max_tokens": (24, 40), "temperature": 1.0, "max_rounds": 3}
+    return TreeConfig(**{**settings, "dedup": {"spelling": None, "embeddings": "none"}, **values})
+
+
+def _nodes(folder):
+    from data.trees.folder import read_tree
+
+    return read_tree(folder).nodes
 
 
 def test_the_same_seed_grows_the_same_tree_and_another_seed_another(chatty, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         generate(_plan(seed=seed), *chatty, tmp_path / name, progress=False)
-    first, second, other = ((tmp_path / name / "tree.jsonl").read_text() for name in "abc")
+    first, second, other = (_nodes(tmp_path / name) for name in "abc")
     assert first == second
     assert first != other
 
@@ -44,8 +54,8 @@ def test_a_grown_folder_holds_tree_manifest_dialogues_and_report(chatty, tmp_pat
 
     result = generate(_plan(), *chatty, tmp_path / "tree", progress=False)
     names = {path.name for path in (tmp_path / "tree").iterdir()}
-    assert names == {"tree.jsonl", "manifest.json", "dialogues.json", "report.json"}
-    assert len(read(result["dialogues_file"])) == result["dialogues"] > 5
+    assert {"shards", "manifest.json", "dialogues.json", "report.json", "report.html"} <= names
+    assert len(read(result["files"]["llava"])) == result["dialogues"] > 5
     manifest = json.loads((tmp_path / "tree" / "manifest.json").read_text())
     assert manifest["status"] == "complete"
     assert len(manifest["identity"]["weights_sha256"]) == 64
@@ -55,11 +65,20 @@ def test_a_grown_folder_holds_tree_manifest_dialogues_and_report(chatty, tmp_pat
 
 def test_a_finished_tree_is_exported_again_without_growing(chatty, tmp_path, monkeypatch):
     generate(_plan(), *chatty, tmp_path, progress=False)
-    before = (tmp_path / "tree.jsonl").stat().st_mtime_ns
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
     monkeypatch.setattr("data.trees.transformers_engine.TransformersEngine.complete", None)
-    result = generate(_plan(sample=3), *chatty, tmp_path, progress=False)
+    result = generate(_plan(export={"sample": 3, "formats": ["llava", "parquet"]}), *chatty, tmp_path, progress=False)
     assert result["exported_dialogues"] == 3
-    assert (tmp_path / "tree.jsonl").stat().st_mtime_ns == before
+    assert set(result["files"]) == {"llava", "parquet"}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == before
+
+
+def test_the_source_entry_of_a_grown_tree_can_be_trained_on(chatty, tmp_path):
+    from data.config import SourceConfig
+    from data.readers import stream
+
+    result = generate(_plan(), *chatty, tmp_path, progress=False)
+    assert len(list(stream(SourceConfig(**result["source"])))) == result["dialogues"]
 
 
 def test_a_changed_model_is_refused_in_the_same_folder(chatty, tmp_path):
@@ -77,7 +96,7 @@ def test_a_text_only_model_grows_the_same_tree_as_the_lmm_around_it(tiny, tmp_pa
     model, processor = tiny
     end = processor.tokenizer.eos_token_id
     language = extract(model)
-    plan = _plan(children=(20, 1), max_tokens=(9, 9), min_yield=0.0)
+    plan = _plan(children=(20, 1), max_tokens=9, min_yield=0.0)
     trees = []
     for name, one in (("lmm", model), ("llm", language)):
         head, one.generation_config.eos_token_id = one.lm_head.forward, end
@@ -86,8 +105,68 @@ def test_a_text_only_model_grows_the_same_tree_as_the_lmm_around_it(tiny, tmp_pa
         )
         generate(plan, one, processor.tokenizer, tmp_path / name, progress=False)
         one.lm_head.forward = head
-        trees.append((tmp_path / name / "tree.jsonl").read_text())
+        trees.append(_nodes(tmp_path / name))
     assert trees[0] == trees[1]
+
+
+def _grow_in_a_child(plan, pair, folder):
+    """Grows in a process of its own, which shares the model in memory; gives its number."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            generate(plan, *pair, folder, progress=False)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def test_a_growth_killed_ten_times_ends_in_the_tree_of_one_that_was_not(chatty, tmp_path):
+    plan = _plan(children=(60, 1, 3, 1), engine={"kind": "transformers", "batch_size": 8})
+    seconds = generate(plan, *chatty, tmp_path / "whole", progress=False)["seconds"]
+    moments, deaths = random.Random(0), 0
+    for _ in range(10):
+        child = _grow_in_a_child(plan, chatty, tmp_path / "killed")
+        time.sleep(moments.uniform(0.02, 0.15) * seconds)
+        os.kill(child, signal.SIGKILL)
+        deaths += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert deaths == 10
+    generate(plan, *chatty, tmp_path / "killed", progress=False)
+    assert _nodes(tmp_path / "killed") == _nodes(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def base():
+    from data.terrarium.base import resolve
+    from model.build import load_pair
+
+    return load_pair(resolve("terrarium"))
+
+
+SHAPES = {
+    "wide": {"shape": "wide", "children": (12, 1, 1, 1)},
+    "balance": {"shape": "balance", "children": (6, 1, 2, 1)},
+    "single": {"shape": "single", "children": (12, 1)},
+    "talk": {"shape": "talk", "children": (8, 1, 1, 1, 1, 1)},
+    "free form": {"children": (4, 2, 2, 1), "temperature": 1.0, "ends": 0.5},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_terrariums_base_grows_every_shape(base, tmp_path, shape):
+    plan = TreeConfig(**SHAPES[shape], max_tokens=(40, 48), dedup={"embeddings": "none"})
+    result = generate(plan, *base, tmp_path, progress=False)
+    assert result["dialogues"] >= plan.dialogues * 0.6
+    assert result["unanswered_questions"] <= result["nodes"] * 0.1
+
+
+def test_the_histogram_of_similarities_comes_before_a_threshold(base, tmp_path):
+    plan = TreeConfig(children=(60, 1), max_tokens=(40, 48), dedup={"threshold": None})
+    result = generate(plan, *base, tmp_path / "tree", progress=False)
+    assert (tmp_path / "tree" / "similarities.png").stat().st_size > 5000
+    assert "tree.dedup.threshold" in result["next"]
+    assert not (tmp_path / "tree" / "manifest.json").exists()
 
 
 def test_dialogues_longer_than_the_model_are_refused_before_growth(tiny, tmp_path):
@@ -97,8 +176,8 @@ def test_dialogues_longer_than_the_model_are_refused_before_growth(tiny, tmp_pat
 
 
 def test_an_empty_yield_is_said_with_its_counts(tiny, tmp_path):
-    plan = _plan(children=(4, 1), max_tokens=(1, 1), max_rounds=2)
-    with pytest.raises(RuntimeError, match="wrote no dialogue"):
+    plan = _plan(children=(4, 1), max_tokens=1, max_rounds=2)
+    with pytest.raises(RuntimeError, match="there is no dialogue"):
         generate(plan, *tiny, tmp_path, progress=False)
 
 
@@ -135,9 +214,33 @@ def test_a_recipe_without_output_says_what_to_add(tmp_path, tiny_folder, capsys)
     assert "--output" in capsys.readouterr().err
 
 
-def test_the_command_grows_a_tree_into_the_output_folder(tmp_path, tiny_folder, capsys):
-    recipe = _recipe(tmp_path, f"model: {{base: {tiny_folder}}}\ntree: {{children: [4, 1], max_tokens: [2, 2]}}")
-    code = _main(recipe, "--output", str(tmp_path / "tree"), "--json")
-    assert (tmp_path / "tree" / "manifest.json").is_file()
-    if code:  # two tokens of a random model seldom make a dialogue; then the counts must be told
-        assert "wrote no dialogue" in capsys.readouterr().err
+def test_the_command_grows_a_tree_into_the_output_folder(tmp_path, capsys):
+    recipe = _recipe(tmp_path, "model: {base: terrarium}\ntree: {children: [6, 1], max_tokens: 40, dedup: {embeddings: none}}")
+    assert _main(recipe, "--output", str(tmp_path / "tree"), "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["dialogues"] > 3
+    assert printed["folder"] == str(tmp_path / "tree")
+
+
+def test_the_command_grows_parts_that_it_merges(tmp_path, capsys):
+    recipe = _recipe(tmp_path, "model: {base: terrarium}\ntree: {children: [12, 1], max_tokens: 40, dedup: {embeddings: none}}")
+    output = str(tmp_path / "tree")
+    for part in range(2):
+        assert _main(recipe, "--output", output, "--part", f"{part}/2") == 0
+    assert _main(recipe, "--output", output, "--merge") == 0
+    capsys.readouterr()
+    numbers = {int(node.id.partition(".")[0]) % 2 for node in _nodes(tmp_path / "tree")}
+    assert numbers == {0, 1}
+
+
+@pytest.mark.parametrize("words", ["3", "1/x", "4/4"])
+def test_a_wrong_part_is_refused_in_one_message(tmp_path, capsys, words):
+    assert _main(_recipe(tmp_path, "tree: {shape: single}"), "--dry-run", "--part", words) == 2
+    assert "part" in capsys.readouterr().err
+
+
+def test_a_model_without_chat_template_is_refused_with_what_to_do(tiny, tmp_path):
+    model, processor = tiny
+    processor.tokenizer.chat_template = None
+    with pytest.raises(ValueError, match=r"no chat template; set tokenizer\.chat_template"):
+        generate(_plan(), model, processor, tmp_path / "tree", progress=False)

@@ -1,11 +1,12 @@
 """Fixtures for trees: small templates of real families, an engine that follows a script."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data.trees.engine import Advance, Completion, Sampling
+from data.trees.engine import Completion, Request, Sampling
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -35,25 +36,21 @@ Script = Callable[[str, int], tuple[str, str]]
 class ScriptedEngine:
     """Writes what a function of prompt text and seed says: (text, finish reason)."""
 
-    def __init__(self, tokenizer: Any, script: Script) -> None:
-        self.tokenizer, self.script, self.end_ids = tokenizer, script, ()
-        self.prompts: list[str] = []
-        self.calls = 0
+    end_ids = ()
 
-    def complete(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[Sequence[int]], advance: Advance | None = None
-    ) -> list[list[Completion]]:
-        self.calls += 1
-        written = []
-        for prompt, row in zip(prompts, seeds, strict=True):
-            text = self.tokenizer.decode(list(prompt))
-            self.prompts += [text] * len(row)
-            written.append([self._one(*self.script(text, seed)) for seed in row])
-        return written
+    def __init__(self, script: Script, block_size: int = 4) -> None:
+        self.script, self.block_size = script, block_size
+        self.prompts: list[str] = []
+        self.blocks: list[list[str]] = []
+
+    def complete(self, blocks: Iterable[Sequence[Request]], sampling: Sampling) -> Iterator[list[Completion]]:
+        for block in blocks:
+            self.prompts += [request.prompt for request in block]
+            self.blocks.append([request.prompt for request in block])
+            yield [self._one(*self.script(request.prompt, request.seed)) for request in block]
 
     def _one(self, text: str, reason: Any) -> Completion:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Completion(token_ids=tuple(ids), logprob=-1.0, finish_reason=reason)
+        return Completion(text=text, tokens=len(text.split()), logprob=-1.0, finish_reason=reason)
 
 
 @pytest.fixture
@@ -77,6 +74,27 @@ def with_template(tokenizer: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def scripted(tokenizer: Any) -> Callable[[Script], ScriptedEngine]:
+def scripted() -> Callable[..., ScriptedEngine]:
     """Makes an engine that follows a script."""
-    return lambda script: ScriptedEngine(tokenizer, script)
+    return ScriptedEngine
+
+
+@pytest.fixture
+def grow_in(tokenizer: Any) -> Callable[..., Any]:
+    """Grows a plan with an engine in a folder; gives the tree."""
+
+    def grow_in(plan: Any, engine: Any, folder: Path, **more: Any) -> Any:
+        from data.trees.grow import grow
+        from data.trees.make import open_folder, tools_of
+        from data.trees.writers import Writer
+
+        writer = Writer(engine=engine, tokenizer=tokenizer, embed=more.get("embed"), identity={}, name="scripted", positions=None)
+        tools = tools_of(plan, writer)
+        home = open_folder(plan, writer, tools.openers, folder)
+        home.begin(plan.resume)
+        try:
+            return grow(plan, tools, home)
+        finally:
+            home.close()
+
+    return grow_in

@@ -26,7 +26,7 @@ def _derive(tokenizer, **options):
 
 def test_the_terrariums_openers_are_its_role_tokens(tokenizer):
     openers = _derive(tokenizer)
-    assert openers.root == "<s><|user|>"
+    assert openers.roots[None] == "<s><|user|>"
     assert dict(openers.after) == {"user": "<|end|><|assistant|>", "assistant": "<|end|><|user|>"}
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     assert openers.stops["user"].ids == openers.stops["assistant"].ids == (end,)
@@ -35,7 +35,7 @@ def test_the_terrariums_openers_are_its_role_tokens(tokenizer):
 def test_chatml_turns_end_with_its_closing_token(with_template):
     tokenizer = with_template(T.CHATML, CHATML_TOKENS)
     openers = _derive(tokenizer)
-    assert openers.root == "<|im_start|>user\n"
+    assert openers.roots[None] == "<|im_start|>user\n"
     assert openers.after["user"] == "<|im_end|>\n<|im_start|>assistant\n"
     assert openers.after["assistant"] == "<|im_end|>\n<|im_start|>user\n"
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in openers.stops["user"].ids
@@ -45,7 +45,7 @@ def test_chatml_turns_end_with_its_closing_token(with_template):
 def test_llama2_questions_end_at_a_text_and_answers_at_a_token(with_template):
     tokenizer = with_template(T.LLAMA2)
     openers = _derive(tokenizer)
-    assert openers.root == "<s>[INST] "
+    assert openers.roots[None] == "<s>[INST] "
     assert openers.after["user"] == " [/INST] "
     assert openers.after["assistant"] == " <|end|><s>[INST] "
     assert openers.stops["user"].texts == ("[/INST]",)
@@ -54,8 +54,8 @@ def test_llama2_questions_end_at_a_text_and_answers_at_a_token(with_template):
 
 
 def test_llama2_puts_the_system_prompt_inside_the_first_question(with_template):
-    openers = _derive(with_template(T.LLAMA2), system="Be kind.")
-    assert openers.root == "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n"
+    openers = _derive(with_template(T.LLAMA2), systems=("Be kind.",))
+    assert openers.roots["Be kind."] == "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n"
 
 
 def test_llama3_openers_hold_headers_but_role_words_are_no_markers(with_template):
@@ -85,19 +85,19 @@ def test_a_tokenizer_without_template_is_refused(tokenizer):
 def test_a_template_that_refuses_a_system_turn_says_so(with_template):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + T.CHATML
     with pytest.raises(ValueError, match="no system role"):
-        _derive(with_template(refusing, CHATML_TOKENS), system="Be kind.")
+        _derive(with_template(refusing, CHATML_TOKENS), systems=("Be kind.",))
 
 
 def test_rendered_openers_make_the_same_text_as_the_template(with_template):
     tokenizer = with_template(T.LLAMA3, LLAMA3_TOKENS)
     openers = _derive(tokenizer)
-    text = openers.child_prompt(openers.child_prompt(openers.root, "Hi", "user"), "Hello", "assistant") + "Bye"
+    text = openers.prompt(None, [("user", "Hi"), ("assistant", "Hello")]) + "Bye"
     messages = [{"role": role, "content": content} for role, content in (("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"))]
     assert tokenizer.apply_chat_template(messages, tokenize=False).startswith(text)
 
 
 def test_a_blank_that_belongs_to_the_next_word_is_left_to_the_model():
-    from data.trees.openers import prompt_ids
+    from data.trees.openers import requests
 
     class Joining:
         """Joins a blank with the word after it, as SentencePiece does."""
@@ -105,7 +105,10 @@ def test_a_blank_that_belongs_to_the_next_word_is_left_to_the_model():
         def __call__(self, text, add_special_tokens):
             import re
 
+            if isinstance(text, list):
+                return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
             return {"input_ids": [sum(map(ord, piece)) for piece in re.findall(r" ?\w+| ?[^\w ]+| ", text)]}
 
-    assert prompt_ids("[INST] ", Joining()) == prompt_ids("[INST]", Joining())
-    assert len(prompt_ids("[INST] ", Joining())) == 3
+    lone, without = requests(["[INST] ", "[INST]"], [0, 1], Joining())
+    assert (lone.ids, lone.prompt) == (without.ids, without.prompt)
+    assert len(lone.ids) == 3

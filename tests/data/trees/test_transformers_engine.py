@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from data.trees.engine import Sampling
+from data.trees.engine import Request, Sampling
 
 PROMPTS = [[1, 4, 20, 30, 40], [1, 4, 9], [1, 4, 9], [1, 4, 50, 60, 70, 80, 90, 100], [1, 4, 22]]
 GREEDY = Sampling(max_tokens=40, temperature=0.0, top_p=1.0, stop_ids=(2,))
@@ -15,85 +15,107 @@ def _engine(tiny, batch_size=128):
     return TransformersEngine(model, processor.tokenizer, batch_size)
 
 
-def test_a_greedy_answer_is_the_same_alone_and_in_a_batch(tiny):
+def _write(engine, prompts, sampling, seeds=None):
+    """One turn after each prompt, all as one block."""
+    seeds = seeds or [0] * len(prompts)
+    requests = [Request(prompt="", ids=tuple(prompt), seed=seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+    (written,) = engine.complete([requests], sampling)
+    return written
+
+
+def test_a_greedy_answer_is_the_same_alone_and_in_a_block(tiny):
     engine = _engine(tiny)
-    together = engine.complete(PROMPTS, GREEDY, [[0]] * len(PROMPTS))
-    alone = [engine.complete([prompt], GREEDY, [[0]])[0] for prompt in PROMPTS]
-    assert [one[0].token_ids for one in together] == [one[0].token_ids for one in alone]
-    assert len({one[0].token_ids for one in together}) > 2
+    together = _write(engine, PROMPTS, GREEDY)
+    alone = [_write(engine, [prompt], GREEDY)[0] for prompt in PROMPTS]
+    assert [one.text for one in together] == [one.text for one in alone]
+    assert len({one.text for one in together}) > 2
 
 
 def test_greedy_answers_are_the_likeliest_tokens_of_the_plain_model(tiny):
-    model, _ = tiny
-    prompt = PROMPTS[0]
-    (completion,) = _engine(tiny).complete([prompt], GREEDY, [[0]])[0]
-    ids = list(prompt)
+    model, processor = tiny
+    ids = list(PROMPTS[0])
     with torch.no_grad():
-        for token in completion.token_ids:
+        for _ in range(GREEDY.max_tokens):
             logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
             logits[0] = -torch.inf  # the padding token is never written
-            assert logits.argmax().item() == token
-            ids.append(token)
+            ids.append(int(logits.argmax()))
+    (completion,) = _write(_engine(tiny), [PROMPTS[0]], GREEDY)
+    assert completion.text == processor.tokenizer.decode(ids[len(PROMPTS[0]) :])
+    assert completion.tokens == GREEDY.max_tokens
+
+
+def test_blocks_come_back_in_their_order(tiny):
+    requests = [[Request(prompt="", ids=tuple(prompt), seed=0)] for prompt in PROMPTS]
+    written = [block[0].text for block in _engine(tiny).complete(iter(requests), GREEDY)]
+    assert written == [one.text for one in _write(_engine(tiny), PROMPTS, GREEDY)]
 
 
 def test_a_sampled_turn_depends_on_its_own_seed_alone(tiny):
-    few = _engine(tiny, 2).complete(PROMPTS, SAMPLED, [[5, 6], [7], [8, 9], [10], [11]])
-    many = _engine(tiny, 99).complete([PROMPTS[2]], SAMPLED, [[9, 1, 8]])
-    assert few[2][1].token_ids == many[0][0].token_ids
-    assert few[2][0].token_ids == many[0][2].token_ids
-    assert few[2][0].token_ids != few[2][1].token_ids
+    two = [PROMPTS[2], PROMPTS[2]]
+    first, second = _write(_engine(tiny), two, SAMPLED, [8, 9])
+    among_others = _write(_engine(tiny), [*PROMPTS, *two], SAMPLED, [1, 2, 3, 4, 5, 9, 8])
+    assert (second.text, first.text) == (among_others[5].text, among_others[6].text)
+    assert first.text != second.text
 
 
 def test_rows_that_have_ended_leave_the_others_as_they_are(tiny):
-    engine = _engine(tiny)
-    free = engine.complete(PROMPTS, SAMPLED, [[5]] * len(PROMPTS))
-    stop = free[0][0].token_ids[6]  # ends some rows within the first stretch
-    ending = Sampling(max_tokens=40, temperature=1.0, top_p=0.9, stop_ids=(stop,))
-    for before, after in zip(free, engine.complete(PROMPTS, ending, [[5]] * len(PROMPTS)), strict=True):
-        ids = before[0].token_ids
-        assert after[0].token_ids == (ids[: ids.index(stop)] if stop in ids else ids)
-        assert after[0].finish_reason == ("stop" if stop in ids else "length")
+    engine, tokenizer = _engine(tiny), tiny[1].tokenizer
+    free = _write(engine, PROMPTS, SAMPLED, [5] * len(PROMPTS))
+    stops = tuple(range(20, len(tokenizer), 8))  # some rows meet one early, some late
+    ending = Sampling(max_tokens=40, temperature=1.0, top_p=0.9, stop_ids=stops)
+    lengths = set()
+    for before, after in zip(free, _write(engine, PROMPTS, ending, [5] * len(PROMPTS)), strict=True):
+        assert before.text.startswith(after.text.rstrip("\ufffd"))  # may end within a letter
+        assert (after.finish_reason == "stop") == (after.text != before.text)
+        lengths.add(after.tokens)
+    assert len(lengths) > 2
+    assert min(lengths) < 16 < 40
 
 
 def test_the_global_random_state_is_left_alone(tiny):
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    _engine(tiny).complete(PROMPTS, SAMPLED, [[0]] * len(PROMPTS))
+    _write(_engine(tiny), PROMPTS, SAMPLED)
     assert torch.rand(1) == expected
 
 
 def test_log_probabilities_are_those_of_the_model_at_temperature_one(tiny):
     model, _ = tiny
-    prompt = PROMPTS[3]
-    (completion,) = _engine(tiny).complete([prompt], SAMPLED, [[3]])[0]
-    ids = [*prompt, *completion.token_ids, *([2] if completion.finish_reason == "stop" else [])]
+    stop = Sampling(max_tokens=1, temperature=1.0, top_p=0.9, stop_ids=(2,))
+    (completion,) = _write(_engine(tiny), [PROMPTS[3]], stop, [3])
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits[0]
-    logits[:, 0] = -torch.inf
-    logprobs = logits.log_softmax(-1)
-    expected = sum(logprobs[place - 1, ids[place]].item() for place in range(len(prompt), len(ids)))
-    assert completion.logprob == pytest.approx(expected, abs=1e-3)
+        logits = model(input_ids=torch.tensor([PROMPTS[3]])).logits[0, -1]
+    logits[0] = -torch.inf
+    written = tiny[1].tokenizer.convert_tokens_to_ids(completion.text) if completion.finish_reason == "length" else 2
+    candidates = [number for number in range(len(logits)) if tiny[1].tokenizer.decode([number]) == completion.text] or [written]
+    expected = [logits.log_softmax(-1)[number].item() for number in candidates]
+    assert any(completion.logprob == pytest.approx(one, abs=1e-4) for one in expected)
+
+
+def test_log_probabilities_of_a_turns_tokens_add_up(tiny):
+    long = Sampling(max_tokens=8, temperature=0.0, top_p=1.0, stop_ids=(2,))
+    short = Sampling(max_tokens=7, temperature=0.0, top_p=1.0, stop_ids=(2,))
+    whole, part = (_write(_engine(tiny), [PROMPTS[3]], one)[0] for one in (long, short))
+    assert whole.text.startswith(part.text)
+    assert whole.logprob < part.logprob < 0
 
 
 def test_a_turn_ends_at_its_stop_token_which_is_left_out(tiny):
-    (free,) = _engine(tiny).complete([PROMPTS[0]], GREEDY, [[0]])[0]
+    engine, tokenizer = _engine(tiny), tiny[1].tokenizer
+    (free,) = _write(engine, [PROMPTS[0]], GREEDY)
     assert free.finish_reason == "length"
-    stop = free.token_ids[4]
-    (ended,) = _engine(tiny).complete([PROMPTS[0]], Sampling(max_tokens=40, temperature=0.0, top_p=1.0, stop_ids=(stop,)), [[0]])[0]
-    assert ended.finish_reason == "stop"
-    assert ended.token_ids == free.token_ids[: free.token_ids.index(stop)]
+    (ended,) = _write(engine, [PROMPTS[0]], Sampling(max_tokens=40, temperature=0.0, top_p=1.0, stop_ids=tuple(range(3, len(tokenizer)))))
+    assert (ended.text, ended.tokens, ended.finish_reason) == ("", 0, "stop")
 
 
-def test_a_turn_ends_at_a_stop_text(tiny):
-    _, processor = tiny
-    (free,) = _engine(tiny).complete([PROMPTS[0]], GREEDY, [[0]])[0]
-    texts = [processor.tokenizer.decode([token]) for token in free.token_ids]
-    place, text = next((place, text) for place, text in enumerate(texts) if place and text.isascii())  # not half of a letter
+def test_a_turn_ends_at_a_stop_text_which_is_left_out(tiny):
+    (free,) = _write(_engine(tiny), [PROMPTS[0]], GREEDY)
+    text = next(free.text[place : place + 2] for place in range(3, len(free.text) - 2) if free.text[place : place + 2].isascii())
     sampling = Sampling(max_tokens=40, temperature=0.0, top_p=1.0, stop_ids=(2,), stop_texts=(text,))
-    (ended,) = _engine(tiny).complete([PROMPTS[0]], sampling, [[0]])[0]
+    (ended,) = _write(_engine(tiny), [PROMPTS[0]], sampling)
     assert ended.finish_reason == "stop"
-    assert len(ended.token_ids) == place + 1
+    assert ended.text == free.text[: free.text.index(text)]
 
 
 def test_sampling_follows_the_distribution_and_respects_top_p(tiny):
@@ -109,10 +131,9 @@ def test_sampling_follows_the_distribution_and_respects_top_p(tiny):
 
 def test_a_checkpoints_own_sampling_settings_take_no_part(tiny):
     model, _ = tiny
-    expected = _engine(tiny).complete(PROMPTS, GREEDY, [[0]] * len(PROMPTS))
+    expected = _write(_engine(tiny), PROMPTS, GREEDY)
     model.generation_config.repetition_penalty = 9.0
-    found = _engine(tiny).complete(PROMPTS, GREEDY, [[0]] * len(PROMPTS))
-    assert [one[0].token_ids for one in found] == [one[0].token_ids for one in expected]
+    assert _write(_engine(tiny), PROMPTS, GREEDY) == expected
     assert model.generation_config.repetition_penalty == 9.0
 
 

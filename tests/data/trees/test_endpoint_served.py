@@ -1,0 +1,126 @@
+"""The endpoint engine against a real `transformers serve`."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data.terrarium.base import BASE
+from data.trees.config import EndpointConfig
+from data.trees.endpoint_engine import EndpointEngine
+from data.trees.engine import Sampling
+
+
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+serving = _load("serving")
+
+tokenizer, engine, requests = serving.tokenizer, serving.engine, serving.requests
+
+ROOT = "<s><|user|>"
+QUESTIONS = ("What is two plus five?", "What is the opposite of hot?", "Where does the Murlo live?", "What is the sum of 18 and 1?")
+GREEDY = Sampling(max_tokens=30, temperature=0.0, top_p=1.0, stop_ids=(2,))
+SAMPLED = Sampling(max_tokens=30, temperature=1.0, top_p=0.9, stop_ids=(2,))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The base, whose tokenizer writes the first token by itself, and its backbone, whose does not; both in float32."""
+    folder = tmp_path_factory.mktemp("served")
+    return {
+        "base": serving.float32_copy(BASE, folder / "base", adds_bos=True),
+        "language": serving.float32_copy(BASE / "language", folder / "language", adds_bos=False),
+    }
+
+
+@pytest.fixture(scope="module")
+def real(folders, tmp_path_factory):
+    """The address of a `transformers serve` that loads whichever folder a request names."""
+    with serving.transformers_serve(tmp_path_factory.mktemp("serve") / "log.txt") as url:
+        yield url
+
+
+def _texts(blocks):
+    return [completion.text for block in blocks for completion in block]
+
+
+def test_greedy_turns_are_those_of_plain_generate_in_float32(real, folders, engine, requests, tokenizer):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    prompts = [ROOT, *(f"{ROOT}{question}<|end|><|assistant|>" for question in QUESTIONS)]
+    prompts += [f"{ROOT}{question}<|end|><|assistant|>I do not know.<|end|><|user|>" for question in QUESTIONS]
+    asked = requests(len(prompts), prompts)
+    one = engine(real, model=str(folders["base"]))
+    found = [completion for block in one.complete([asked[:4], asked[4:]], GREEDY) for completion in block]
+    model = AutoModelForImageTextToText.from_pretrained(folders["base"]).eval()
+    ties = 0
+    for request, completion in zip(asked, found, strict=True):
+        ids = torch.tensor([request.ids])
+        plain_turn = model.generate(ids, do_sample=False, max_new_tokens=30, output_scores=True, return_dict_in_generate=True)
+        expected = plain_turn.sequences[0, ids.shape[1] :].tolist()
+        if completion.text == tokenizer.decode(expected, skip_special_tokens=True):
+            assert completion.finish_reason == "stop"
+            assert completion.tokens == len(expected) - 1
+            continue
+        ours = tokenizer(completion.text, add_special_tokens=False)["input_ids"]
+        place = next(place for place, token in enumerate(expected) if ours[place : place + 1] != [token])
+        best = plain_turn.scores[place][0].topk(2).values
+        assert (best[0] - best[1]).item() < 1e-4
+        ties += 1
+    assert ties <= 1
+    assert one._known[real].adds_bos
+
+
+def test_a_turn_that_ends_with_its_last_token_is_finished_and_one_token_less_is_not(real, folders, engine, requests, tokenizer):
+    one = engine(real, model=str(folders["base"]))
+    ((whole,),) = one.complete([requests(1)], GREEDY)
+    ((just,),) = one.complete([requests(1)], replace(GREEDY, max_tokens=whole.tokens + 1))
+    ((short,),) = one.complete([requests(1)], replace(GREEDY, max_tokens=whole.tokens))
+    assert just == whole
+    ids = tokenizer(whole.text, add_special_tokens=False)["input_ids"]
+    assert (short.text, short.finish_reason, short.tokens) == (whole.text, "length", len(ids))
+    ((cut,),) = one.complete([requests(1)], replace(GREEDY, max_tokens=4))
+    assert (cut.text, cut.finish_reason, cut.tokens) == (tokenizer.decode(ids[:4]), "length", 4)
+
+
+@pytest.mark.parametrize(("name", "takes_stops"), [("base", False), ("language", True)])
+def test_a_stop_text_ends_a_turn_where_the_server_honours_stop_strings_and_where_it_fails_at_them(
+    real, folders, engine, requests, name, takes_stops
+):
+    one = engine(real, model=str(folders[name]))
+    ((whole,),) = one.complete([requests(1)], GREEDY)
+    stop = whole.text[5:8]
+    ((cut,),) = one.complete([requests(1)], replace(GREEDY, stop_texts=(stop,)))
+    assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
+    assert one._known[real].takes_stops is takes_stops
+
+
+def test_a_sampled_turn_follows_its_seed_when_it_is_alone(real, folders, engine, requests):
+    one = engine(real, model=str(folders["language"]), concurrency=1)
+    again = [_texts(one.complete([requests(6)], SAMPLED)) for _ in range(2)]
+    assert again[0] == again[1]
+    assert len(set(again[0])) > 3
+
+
+def test_many_requests_at_once_come_back_in_the_order_of_their_prompts(real, folders, engine, requests):
+    prompts = [f"{ROOT}{question}<|end|><|assistant|>" for question in QUESTIONS]
+    one = engine(real, model=str(folders["language"]), concurrency=8)
+    alone = [_texts(one.complete([requests(1, [prompt])], GREEDY))[0] for prompt in prompts]
+    assert _texts(one.complete([requests(4, prompts)] * 6, GREEDY)) == alone * 6
+    assert len(set(alone)) > 1
+
+
+def test_another_tokenizer_than_the_servers_is_refused_with_both_counts(real, folders, requests):
+    from data.terrarium.tokenizer import train_tokenizer
+
+    other = train_tokenizer(["What is two plus five?"], vocabulary_size=300)
+    config = EndpointConfig(kind="endpoint", url=real, model=str(folders["base"]), patience=0.0)
+    with pytest.raises(ValueError, match=r"counts \d+ tokens in a prompt in which this model's tokenizer counts \d+"):
+        list(EndpointEngine(config, other).complete([requests(1)], GREEDY))
