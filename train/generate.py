@@ -18,7 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="folder to write, in place of the recipe's; an unfinished tree in it is continued")
     parser.add_argument("--children", metavar="100,1,10,1", help="children of each node, layer by layer, in place of the recipe's")
     parser.add_argument("--dry-run", action="store_true", help="print what would grow (nodes, dialogues, tokens, disk), then stop")
-    parser.add_argument("--tokens-per-second", type=float, metavar="N", help="with --dry-run: also print the hours it takes at this speed")
+    parser.add_argument(
+        "--tokens-per-second",
+        type=float,
+        metavar="N",
+        help="with --dry-run: the speed to reckon hours with; default: as measured in DIR so far",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--part", metavar="I/N", help="grow only part I (from 0) of N, in DIR/parts/; several can grow at once, anywhere")
     parser.add_argument("--merge", action="store_true", help="join the parts in DIR/parts/ to the tree of DIR")
@@ -37,10 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, overrides).need("tree")
     assert recipe.tree is not None
     plan = _with_children(recipe.tree, arguments.children)
-    if arguments.dry_run:
-        _print(_estimate(plan, arguments.tokens_per_second), as_json=arguments.json)
-        return 0
     output = arguments.output or recipe.output
+    if arguments.dry_run:
+        rate = arguments.tokens_per_second if arguments.tokens_per_second is not None else _measured(output)
+        _print(_estimate(plan, rate), as_json=arguments.json)
+        return 0
     if output is None:
         raise ValueError(f"{arguments.recipe}: output: missing; add the folder to write to the recipe, or give --output DIR")
     progress = sys.stderr.isatty() or not arguments.json
@@ -142,11 +148,23 @@ def _with_children(plan: "TreeConfig", children: str | None) -> "TreeConfig":
 
 def _estimate(plan: "TreeConfig", tokens_per_second: float | None) -> dict[str, Any]:
     estimate = plan.summary()
-    if tokens_per_second is not None:
+    if tokens_per_second is not None and plan.corpus is None:
         if tokens_per_second <= 0:
             raise ValueError(f"--tokens-per-second: got {tokens_per_second}, expected a number above 0")
-        estimate["hours_at_most"] = round(plan.tokens / tokens_per_second / 3600, 2)
+        hours = round(plan.tokens / tokens_per_second / 3600, 2)
+        estimate |= {"tokens_per_second": round(tokens_per_second, 1), "hours_at_most": hours}
     return estimate
+
+
+def _measured(output: str | None) -> float | None:
+    """Tokens/s of what has grown in a folder so far; None where there is nothing."""
+    from data.trees.folder import is_tree, read_tree
+
+    if output is None or not is_tree(Path(output)):
+        return None
+    layers = read_tree(Path(output)).layers
+    seconds = sum(layer["seconds"] for layer in layers)
+    return sum(layer["tokens"] for layer in layers) / seconds if seconds else None
 
 
 def _numbers(result: dict[str, Any]) -> dict[str, Any]:

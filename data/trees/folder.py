@@ -122,6 +122,11 @@ class TreeFolder:
             ) from error
         self._shards.append(shard)
 
+    def note_recall(self, layer: int, recall: Mapping[str, Any]) -> None:
+        """Keeps for the manifest how many duplicates the index of a layer finds of those that are there."""
+        if recall:
+            self.about.setdefault("recall", {})[str(layer)] = dict(recall)
+
     def clear(self) -> None:
         """Deletes what is committed: for folders whose content can be made again from elsewhere."""
         shutil.rmtree(self.path / SHARDS, ignore_errors=True)

@@ -3,7 +3,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from data.trees.dedup import Deduplicator, normalise
@@ -127,6 +127,7 @@ class _Growth:
             floor = self.plan.min_yield * wanted
             if floor >= 1 and kept < floor:  # in a round so small that the floor is below one turn, chance decides
                 break
+        self.folder.note_recall(number, judge.recall())
 
     def _places(self, number: int) -> list[_Place]:
         if number == 0:
@@ -242,6 +243,10 @@ class _Judge:
             nodes.append(self._node(place, number, attempt, completion, text))
         tally.kept = len(nodes)
         return nodes, tally
+
+    def recall(self) -> dict[str, Any]:
+        """What an exact comparison of a sample says of the index, where the layer was too large for exact comparison throughout."""
+        return {} if self._dedup is None else {name: asdict(found) for name, found in self._dedup.recall().items()}
 
     def _verdicts(self, useful: Sequence[tuple[_Place, int, Completion, str]]) -> Sequence[str | None]:
         if not self._compares or not useful:

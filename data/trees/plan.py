@@ -116,17 +116,18 @@ class TreeConfig(BaseModel):
             given = len(getattr(self, name))
             if given not in (1, 2, self.depth):
                 raise ValueError(f"children has {self.depth} layers, {name} {given} values; give 1, 2 (questions, answers) or {self.depth}")
+        if self.part >= self.parts:
+            raise ValueError(f"part is {self.part}, parts {self.parts}; parts are counted from 0")
         self._check_shape()
-        greedy = [layer for layer, number in enumerate(self.children) if number > 1 and self.of("temperature", layer) == 0.0]
+        siblings = (max(map(self.quota, self.places()), default=1), *self.children[1:])
+        greedy = [layer for layer, number in enumerate(siblings) if number > 1 and self.of("temperature", layer) == 0.0]
         if greedy:
             raise ValueError(
-                f"children {list(self.children)} asks for several greedy turns in layer {greedy[0] + 1}, which are all equal; "
-                "set its temperature above 0"
+                f"children {list(self.children)} asks for several greedy turns below one prompt in layer {greedy[0] + 1}, "
+                "which are all equal; set its temperature above 0"
             )
         if len(self.ends) >= max(self.rounds, 1) or sum(self.ends) > 1.0:
             raise ValueError(f"ends {list(self.ends)}: expected shares for at most {self.rounds - 1} rounds (not the last), 1 in all")
-        if self.part >= self.parts:
-            raise ValueError(f"part is {self.part}, parts {self.parts}; parts are counted from 0")
         return self
 
     def _without_growth(self) -> "TreeConfig":

@@ -10,7 +10,6 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from data.trees.engine import Completion, Request, Sampling
 
-EMBEDDING_BATCH = 256
 STRETCH = 16  # tokens between two looks at which rows have ended
 
 
@@ -40,18 +39,19 @@ class TransformersEngine:
             yield self._batch([request.ids for request in block], [request.seed for request in block], sampling)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Mean of the last hidden states over each text's tokens, at unit length: float32 [texts, hidden]."""
+        """Mean of the model's states over each text's tokens before its first layer, at unit length: float32 [texts, hidden].
+
+        Higher up, states follow what comes next rather than what was said: on the Terrarium 141 of 200 different questions had an earlier
+        one with a cosine above 0.975 after the last layer, none before the first. Word order is lost, and a paraphrase is hardly
+        ever that close: a sentence model compares meanings, this only words.
+        """
+        states = self.model.get_input_embeddings()
+        vectors = np.zeros((len(texts), states.weight.shape[1]), np.float32)
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        vectors = np.zeros((len(texts), self.model.config.get_text_config().hidden_size), np.float32)
-        with self._generating():
-            for first in range(0, len(order), EMBEDDING_BATCH):
-                rows = order[first : first + EMBEDDING_BATCH]
-                input_ids, mask = self._pad([ids[row] for row in rows])
-                states = self.model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False)
-                weights = mask.unsqueeze(-1).to(torch.float32)
-                mean = (states.last_hidden_state.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
-                vectors[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        with torch.inference_mode():
+            for row, one in enumerate(ids):
+                mean = states(torch.tensor(one, dtype=torch.long, device=states.weight.device)).float().sum(0)
+                vectors[row] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return vectors
 
     def _batch(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:

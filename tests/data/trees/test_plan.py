@@ -49,7 +49,7 @@ def test_what_the_recipe_says_stands_above_what_the_shape_brings():
         ({"shape": "wide", "children": (3, 1, 2, 1)}, "branches in layer 3"),
         ({"shape": "talk", "children": (3, 2, 1, 1)}, "does in layer 2"),
         ({"shape": "balance", "children": (3, 1, 1, 1)}, "shape balance branches below layer 2"),
-        ({"children": (3, 2)}, "several greedy turns in layer 2"),
+        ({"children": (3, 2)}, "several greedy turns below one prompt in layer 2"),
         ({"children": (3, 1), "ends": 0.5}, "ends"),
         ({"children": (3, 1, 1, 1, 1, 1), "ends": (0.6, 0.6)}, "ends"),
         ({"children": (3, 1), "part": 2, "parts": 2}, "counted from 0"),

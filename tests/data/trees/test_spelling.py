@@ -88,6 +88,11 @@ def test_a_text_has_one_code_whatever_comes_with_it() -> None:
     assert all(np.array_equal(together[row : row + 1], spelling.describe([3], [texts[row]]).codes) for row in range(0, 2000, 97))
 
 
+def test_equal_texts_of_two_groups_share_no_band() -> None:
+    codes = Spelling(0.9).describe([0, 1], ["what does the murlo eat"] * 2).codes
+    assert not (codes[0] == codes[1]).any()
+
+
 def test_no_member_is_forgotten_when_the_tables_grow() -> None:
     draw = np.random.default_rng(0)
     texts = ["".join(draw.choice(list(string.ascii_lowercase), 40)) for _ in range(6000)]
