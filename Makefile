@@ -1,6 +1,6 @@
 # Needs python3 (3.11 or newer) and make. Everything else is installed into .venv, from requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check base bench lock clean moved
+.PHONY: help install demo test test-cluster check base bench lock clean moved
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ export PYTHONSAFEPATH := 1
 export UV_PYTHON_DOWNLOADS := never
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create .venv, install the pinned requirements and this project (again only when they change)
 
@@ -23,6 +23,9 @@ demo: install ## grow a tree, tune four ways, measure what was learned and what 
 
 test: install check ## check, then run the tests; ARGS="-k words" passes options to pytest
 	$(TEST_ENV) $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+
+test-cluster: install ## run the tests that start a Slurm of their own (slurm-wlm and munge must be installed; some 3 minutes)
+	$(TEST_ENV) $(BIN)/python -m pytest tests/cluster $(ARGS)
 
 check: install ## ruff, mypy and the law train → {model, data}
 	$(BIN)/ruff check .
