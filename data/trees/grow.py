@@ -144,7 +144,7 @@ class _Growth:
         stage = stage_name(number, attempt)
         turns = [(place, place.attempts + k) for place in places for k in range(place.quota - place.kept)]
         # Prompts of like length side by side: little padding; stable, so siblings stay together and share what was read of their prompt.
-        lengths = {place.name: len(self.prompt(place)) for place in places}
+        lengths = {place.name: sum(node.tokens for node in self._path(place.parent)) for place in places}
         turns.sort(key=lambda turn: lengths[turn[0].name])
         before = sum(place.kept for place in places)
         done = self.folder.stage(stage)
@@ -192,13 +192,16 @@ class _Growth:
 
     def prompt(self, place: _Place) -> str:
         """What the model continues at a place."""
+        path = self._path(place.parent)
+        system = root_system(self.plan, root_number(path[0].id) if path else place.root)
+        return self.tools.openers.prompt(system, [(one.role, one.text) for one in path])
+
+    def _path(self, node: Node | None) -> list[Node]:
         path: list[Node] = []
-        node = place.parent
         while node is not None:
             path.append(node)
             node = self.nodes[node.parent] if node.parent is not None else None
-        system = root_system(self.plan, root_number(path[-1].id) if path else place.root)
-        return self.tools.openers.prompt(system, [(one.role, one.text) for one in reversed(path)])
+        return path[::-1]
 
     def _expect(self, turns: int) -> None:
         if self.tools.progress is not None and turns:

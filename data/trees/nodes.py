@@ -1,7 +1,7 @@
 """A node of a tree: one turn with all that is known about how it was written."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from data.trees.engine import FinishReason
@@ -41,7 +41,7 @@ class Node:
 
     def record(self) -> dict[str, Any]:
         """The node as a line of a shard."""
-        record = asdict(self)
+        record = {name: getattr(self, name) for name in self.__slots__}  # dataclasses.asdict takes ten times as long
         for name in ("system", "topic"):
             if record[name] is None:
                 del record[name]

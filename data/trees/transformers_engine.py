@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from data.trees.engine import Completion, Request, Sampling
 
-STRETCH = 16  # tokens between two looks at which rows have ended
+STRETCH = 8  # tokens between two looks at which rows have ended
 
 
 class TransformersEngine:
