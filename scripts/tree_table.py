@@ -2,8 +2,8 @@
 
     python scripts/tree_table.py
 
-Tunes the Terrarium's base on counting with `full`, same steps, same batch, a quarter of each batch from a corpus: none, trees of each shape, or
-the original training text (the upper bound). The learning rate is one at which text is forgotten within two minutes. Finished parts in
+Tunes the Terrarium's base on counting with `full`, same steps and batch, a quarter of each batch from a corpus: none, trees of each shape,
+or the original training text (the upper bound). The learning rate is one at which text is forgotten within two minutes. Finished parts in
 the output folder are kept. Each cell is the mean over the seeds, with the smallest and the largest value.
 """
 
