@@ -51,7 +51,7 @@ def files_of(source: SourceConfig) -> list[Path]:
             raise ValueError(f"{path} is a tree folder, its format is {source.format!r}; set format: tree")
         raise ValueError(f"{path} is no tree folder: it lacks manifest.json or shards/; give the output of: perennial generate")
     if is_tree(path):
-        return [path / MANIFEST, *sorted((path / SHARDS).iterdir())]
+        return [path / MANIFEST, *sorted((path / SHARDS).glob("*.jsonl"))]
     return _files_of_saved(_split(path, source)) if _is_saved(path) else _data_files(source.path)
 
 
@@ -251,8 +251,10 @@ def state_of_hub(source: SourceConfig) -> str:
 def _dialogues(folder: Path) -> Iterator[Raw]:
     """The dialogues of a tree; a turn that several of them share counts as one in all, by its weight."""
     from data.trees.export import paths, to_llava, weights
-    from data.trees.folder import read_tree
+    from data.trees.folder import read_manifest, read_tree
 
+    if read_manifest(folder)["status"] != "complete":
+        raise ValueError(f"{folder} holds a tree that is still growing; let perennial generate finish it first")
     dialogues = list(paths(read_tree(folder).nodes))
     yield from map(to_llava, dialogues, weights(dialogues))
 

@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     assert recipe.tree is not None
     plan = _with_children(recipe.tree, arguments.children)
     output = arguments.output or recipe.output
+    if arguments.tokens_per_second is not None and not arguments.dry_run:
+        raise ValueError("--tokens-per-second has no effect without --dry-run; leave it out, or add --dry-run")
     if arguments.dry_run:
         rate = arguments.tokens_per_second if arguments.tokens_per_second is not None else _measured(output)
         _print(_estimate(plan, rate), as_json=arguments.json)
@@ -78,6 +80,8 @@ def generate(config: "Recipe | TreeConfig", model: Any, processor: Any, folder: 
 
     plan = config if isinstance(config, TreeConfig) else config.need("tree").tree
     assert plan is not None
+    if plan.engine.kind != "transformers" or plan.corpus is not None or plan.parts > 1:
+        raise ValueError("a model in memory grows a whole tree with engine transformers; perennial generate does the rest")
     return grow_tree(plan, in_memory(model, tokenizer_of(processor), plan.engine.batch_size), folder, progress=progress)
 
 
@@ -85,12 +89,16 @@ def _generate(plan: "TreeConfig", recipe: "Recipe", output: str, *, merge: bool,
     """Grows, merges or sifts, as the recipe says."""
     from data.trees.make import grow_tree, merge_parts, sift_corpus
     from data.trees.merge import part_folder
+    from model.build import load_processor
+    from model.processor import tokenizer_of
 
     if merge or plan.corpus is not None:
-        writer = open_writer(plan, recipe) if plan.dedup.embeddings == "states" or recipe.model else None
-        states, tokenizer = (writer.embed, writer.tokenizer) if writer else (None, None)
+        needs_model = plan.dedup.embeddings == "states" and plan.engine.kind == "transformers"
+        writer = open_writer(plan, recipe) if needs_model else None
+        states = writer.embed if writer is not None else None
         if merge:
             return merge_parts(plan, output, states=states)
+        tokenizer = None if recipe.model is None else tokenizer_of(load_processor(recipe.model))
         return sift_corpus(plan, output, tokenizer=tokenizer, states=states, progress=progress)
     folder = part_folder(output, plan.part, plan.parts) if plan.parts > 1 else Path(output)
     return grow_tree(plan, open_writer(plan, recipe), folder, progress=progress)

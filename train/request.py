@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from data.trees.folder import is_tree
 from train.config import Recipe, load_recipe, make_recipe
 
-TREE = "tree.jsonl"  # what makes a folder a tree's
 RECIPES = (".yaml", ".yml")
 DEFAULT_MODEL = "terrarium"
 FORMATS = ("llava", "sharegpt", "messages", "qa", "text", "tree")
@@ -50,4 +50,4 @@ def read_request(arguments: argparse.Namespace) -> Recipe:
 
 
 def _format(path: str) -> str:
-    return "tree" if (Path(path) / TREE).is_file() else "llava"
+    return "tree" if is_tree(Path(path)) else "llava"

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 ExportFormat = Literal["llava", "sharegpt", "messages", "parquet", "text"]
@@ -57,8 +57,8 @@ class DedupConfig(_Section):
 
     spelling: Share | None = Field(0.9, description="Jaccard similarity of character runs above which turns are near-duplicates; null: any")
     embeddings: str = Field(
-        "states",
-        description="states: the growing model's own mean-pooled states; none: meaning is not compared; else a sentence-transformers model",
+        "none",
+        description="what compares meanings: a sentence-transformers model; states: the growing model's own mean-pooled last states; none",
     )
     threshold: Share | None = Field(
         0.975, description="turns of one meaning have a cosine above it; null: draw the histogram of similarities, then stop"
@@ -66,6 +66,12 @@ class DedupConfig(_Section):
     scope: Literal["siblings", "layer"] = Field(
         "siblings", description="follow-up questions are compared with children of the same parent, or with the whole layer"
     )
+
+    @model_validator(mode="after")
+    def _histogram_of_something(self) -> "DedupConfig":
+        if self.threshold is None and self.embeddings == "none":
+            raise ValueError("threshold null draws the histogram of similarities, but embeddings is none; name a sentence model, or states")
+        return self
 
 
 class FilterConfig(_Section):

@@ -150,6 +150,12 @@ def write(
     return written
 
 
+def delete(folder: str | Path) -> None:
+    """Deletes the files that `write` wrote before, of every format: the tree in the folder has changed since."""
+    for name in FILES.values():
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
 def _path(leaf: Node, known: dict[str, Node]) -> list[Node]:
     path = [leaf]
     while path[-1].parent is not None:

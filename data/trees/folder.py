@@ -40,7 +40,7 @@ class TreeFolder:
         """
         self.path = Path(path)
         self.identity, self.extent = _plain(identity), _plain(extent)
-        self.about = dict(about)
+        self.about, self._versions = dict(about), about.get("versions")
         self._extents: list[Any] = []
         self._status = "new"
         self._shards: list[Shard] = []
@@ -56,7 +56,7 @@ class TreeFolder:
     @property
     def is_complete(self) -> bool:
         """Whether this very plan is grown."""
-        return self._status == "complete" and self._extents[-1] == self.extent
+        return self._status == "complete" and not _asks_for_more(self._extents[-1], self.extent)
 
     @property
     def growth(self) -> int:
@@ -96,14 +96,25 @@ class TreeFolder:
         """
         if resume == "always" and not self.holds_something:
             raise ValueError(f"tree.resume is always, but {self.path} holds no tree; check output, or set if_possible")
-        if resume == "never" and self.holds_something:
-            raise ValueError(f"tree.resume is never, but {self.path} holds a tree; choose another output, or set if_possible")
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise ValueError(f"another process is growing in {self.path}; wait for it, or choose another output") from None
-        if not self._extents or self._extents[-1] != self.extent:
+        try:
+            self._begin(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, resume: Resume) -> None:
+        if (self.path / MANIFEST).exists():
+            self._load()  # again: another process may have grown here since the folder was opened
+        if resume == "never" and self.holds_something:
+            raise ValueError(f"tree.resume is never, but {self.path} holds a tree; choose another output, or set if_possible")
+        if not self._extents or _asks_for_more(self._extents[-1], self.extent):
+            if self._extents:
+                self.about["extended_with"] = [*self.about.get("extended_with", []), self._versions]
             self._extents.append(self.extent)
             self._write("growing")
 
@@ -147,12 +158,14 @@ class TreeFolder:
 
     def _load(self) -> None:
         manifest = read_manifest(self.path)
-        changed = _differences(manifest["identity"], self.identity)
+        changed = differences(manifest["identity"], self.identity)
         if changed:
             raise ValueError(
                 f"folder {self.path} holds a tree that was grown otherwise: {'; '.join(changed)}. "
                 "Choose another output, give the old plan and model to go on with it, or delete the folder"
             )
+        own = ("format", "status", "identity", "extents")
+        self.about |= {name: value for name, value in manifest.items() if name not in own}  # as it was when the tree grew
         self._extents, self._status = manifest["extents"], manifest["status"]
         _check_larger(self._extents[-1], self.extent, self.path)
         self._shards = read_shards(self.path)
@@ -197,23 +210,32 @@ def read_shards(folder: Path) -> list[Shard]:
     return found
 
 
+def _asks_for_more(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether an extent wants turns that an earlier one did not; fewer rounds or a higher floor want none."""
+    limits = ("max_rounds", "min_yield")
+    rest = [{name: value for name, value in extent.items() if name not in limits} for extent in (old, new)]
+    if rest[0] != rest[1]:
+        return True
+    return new.get("max_rounds", 0) > old.get("max_rounds", 0) or new.get("min_yield", 0.0) < old.get("min_yield", 0.0)
+
+
 def _check_larger(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     """A plan may be extended: more children, more layers; nothing that is grown may have to go."""
     before, now = old.get("layers", []), new.get("layers", [])
     wrong = [f"{len(before)} layers before, {len(now)} now"] if len(now) < len(before) else []
     for number, (one, other) in enumerate(zip(before, now, strict=False), start=1):
-        wrong += [f"layer {number}: {line}" for line in _differences(one | {"children": 0}, other | {"children": 0})]
+        wrong += [f"layer {number}: {line}" for line in differences(one | {"children": 0}, other | {"children": 0})]
         if other["children"] < one["children"]:
             wrong.append(f"layer {number}: {one['children']} children before, {other['children']} now")
     if wrong:
         raise ValueError(f"folder {folder} holds a tree that cannot be extended to this plan: {'; '.join(wrong)}. Choose another output")
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """Dotted paths whose values differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
     return [] if old == new else [f"{path}: {_short(old)} before, {_short(new)} now"]
 
 

@@ -151,8 +151,8 @@ class _Growth:
         for shard in done:
             self._take(shard)
             self._advance(number, shard, before=True)
-        size, first = self.tools.engine.block_size, sum(shard.tallies[number].sampled for shard in done)
-        blocks = [turns[start : start + size] for start in range(first, len(turns), size)]
+        turns, size = _without(turns, sum((Counter(shard.attempts) for shard in done), Counter[str]())), self.tools.engine.block_size
+        blocks = [turns[start : start + size] for start in range(0, len(turns), size)]
         if blocks:
             start = time.perf_counter()
             written = self.tools.engine.complete(
@@ -211,6 +211,17 @@ class _Growth:
         if self.tools.progress is not None:
             tally = shard.tallies[number]
             self.tools.progress.advance(number, tally.sampled, tally.kept, tally.tokens, before=before)
+
+
+def _without(turns: Sequence[tuple[_Place, int]], done: Counter[str]) -> list[tuple[_Place, int]]:
+    """The turns but for as many of each place, the first ones, as are done."""
+    left = []
+    for place, attempt in turns:
+        if done[place.name] > 0:
+            done[place.name] -= 1
+        else:
+            left.append((place, attempt))
+    return left
 
 
 class _Judge:

@@ -1,9 +1,10 @@
 """From a plan to a finished tree folder: growth, exports, report."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 # Settings that do not decide what grows; children, turns and sampling stand in the extent, which may be larger the next time.
 NOT_IDENTITY = {
     "shape", "children", "max_tokens", "temperature", "top_p", "engine", "export", "report", "max_rounds", "min_yield", "resume", "loss_on",
+    "corpus",
 }  # fmt: skip
+READERS = {"llava": "llava", "sharegpt": "sharegpt", "messages": "messages", "parquet": "messages", "text": "text"}  # of exported files
 
 
 def grow_tree(plan: "TreeConfig", writer: "Writer", folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
@@ -35,24 +38,26 @@ def grow_tree(plan: "TreeConfig", writer: "Writer", folder: str | Path, *, progr
         ValueError: No usable chat template, turns too long for the model, or a folder with another tree.
         RuntimeError: Not one dialogue came out; the counts of what was dropped are in the message.
     """
-    from data.trees.grow import grow
+    from data.trees.export import delete
+    from data.trees.grow import first_questions, grow
     from data.trees.reference import read_reference
 
     reference = read_reference(plan.report)  # first: a wrong path is not to be known after hours
-    tools = tools_of(plan, writer)
+    embed = embedder(plan, writer.embed)
+    tools = tools_of(plan, writer, embed)
     _check_length(plan, tools.openers, writer)
     home = open_folder(plan, writer, tools.openers, folder)
-    embed = embedder(plan, writer.embed)
-    if plan.dedup.threshold is None and embed is not None:
-        return _similarities(plan, tools, embed, home.path)
+    if plan.dedup.threshold is None:
+        return _similarities(first_questions(plan, tools), embed, home.path)
     with _held(home, plan):
         if not home.is_complete:
             with _bar(plan, tools, progress) as watched:
                 grow(plan, watched, home)
+            delete(home.path)
         return publish(plan, home, embed or writer.embed, reference)
 
 
-def tools_of(plan: "TreeConfig", writer: "Writer") -> "Tools":
+def tools_of(plan: "TreeConfig", writer: "Writer", embed: "Embedder | None" = None) -> "Tools":
     """What a growth works with."""
     from data.trees.filters import Filters
     from data.trees.grow import Tools, systems
@@ -64,7 +69,7 @@ def tools_of(plan: "TreeConfig", writer: "Writer") -> "Tools":
         tokenizer=writer.tokenizer,
         openers=openers,
         filters=Filters(plan.filters, openers.markers),
-        dedup=partial(_deduplicator, plan, embedder(plan, writer.embed)),
+        dedup=partial(_deduplicator, plan, embed),
     )
 
 
@@ -73,17 +78,32 @@ def open_folder(plan: "TreeConfig", writer: "Writer", openers: "Openers", folder
     from data.trees.folder import TreeFolder
 
     identity = {
-        "plan": plan.model_dump(mode="json", exclude=NOT_IDENTITY),
+        "plan": settings(plan),
         "engine": plan.engine.kind,
         **writer.identity,
         "template_sha256": openers.template_hash,
     }
+    return TreeFolder(folder, identity, extent_of(plan), _about(plan, writer.name))
+
+
+def settings(plan: "TreeConfig") -> dict[str, Any]:
+    """What of a plan decides which turns are kept; files stand there by their content, so they may move."""
+    from data.fingerprint import fingerprint
+    from data.index import cache_folder
+
+    values = plan.model_dump(mode="json", exclude=NOT_IDENTITY)
+    files = [Path(file) for file in plan.filters.decontaminate]
+    values["filters"]["decontaminate"] = [one.sha256 for one in fingerprint(files, cache_folder())]
+    return values
+
+
+def extent_of(plan: "TreeConfig") -> dict[str, Any]:
+    """How far a plan grows."""
     layers = [
         {"children": plan.children[layer]} | {name: plan.of(name, layer) for name in ("max_tokens", "temperature", "top_p")}
         for layer in range(plan.depth)
     ]
-    extent = {"layers": layers, "sizes": list(plan.layer_sizes), "max_rounds": plan.max_rounds, "min_yield": plan.min_yield}
-    return TreeFolder(folder, identity, extent, _about(plan, writer.name))
+    return {"layers": layers, "sizes": list(plan.layer_sizes), "max_rounds": plan.max_rounds, "min_yield": plan.min_yield}
 
 
 def sift_corpus(
@@ -93,6 +113,7 @@ def sift_corpus(
     from tqdm import tqdm
 
     from data.index import cache_folder, states_of
+    from data.trees.export import delete
     from data.trees.external import dialogues_of
     from data.trees.filters import Filters
     from data.trees.folder import TreeFolder
@@ -102,30 +123,37 @@ def sift_corpus(
     assert plan.corpus is not None
     reference = read_reference(plan.report)
     embed = embedder(plan, states)
-    identity = {
-        "plan": plan.model_dump(mode="json", exclude=NOT_IDENTITY),
-        "corpus": [one.sha256 for one in states_of(plan.corpus, cache_folder())],
-    }
-    home = TreeFolder(folder, identity, {}, _about(plan, plan.corpus.path))
+    how = plan.corpus.model_dump(mode="json", exclude={"path", "weight", "share", "loss_on", "turns"})
+    content = [one.sha256 for one in states_of(plan.corpus, cache_folder())]
+    home = TreeFolder(folder, {"plan": settings(plan), "corpus": how | {"sha256": content}}, {}, _about(plan, Path(plan.corpus.path).name))
+    skipped: Counter[str] = Counter()
+    corpus = dialogues_of(plan.corpus, skipped, tokenizer, plan.seed)
+    if plan.dedup.threshold is None:
+        return _similarities([path[0].text for path in islice(corpus, 2000)], embed, home.path)
     with _held(home, plan):
         if not home.is_complete:
-            skipped: Counter[str] = Counter()
-            corpus = dialogues_of(plan.corpus, skipped, tokenizer, plan.seed)
             bar = tqdm(corpus, desc="sifting", unit="dialogue", disable=not progress, dynamic_ncols=True)
             sift(bar, Filters(plan.filters, ()), _deduplicator(plan, embed), home)
             home.about["skipped"] = dict(skipped)
+            delete(home.path)
         return publish(plan, home, embed or states, reference)
 
 
 def merge_parts(plan: "TreeConfig", folder: str | Path, *, states: "Embedder | None" = None) -> dict[str, Any]:
     """Joins the parts below a folder that grew apart into the tree of that folder; returns and raises as `grow_tree`."""
+    from data.trees.export import delete
     from data.trees.folder import TreeFolder, read_manifest
-    from data.trees.merge import common, find_parts, merge
+    from data.trees.merge import check_plan, common, find_parts, merge
     from data.trees.reference import read_reference
 
     reference = read_reference(plan.report)
+    if plan.dedup.threshold is None:
+        raise ValueError(
+            "tree.dedup.threshold is null, which draws a histogram before anything grows; give the number by which the parts grew"
+        )
     parts = find_parts(folder)
     first = read_manifest(parts[0])
+    check_plan(settings(plan), extent_of(plan), parts)
     embed = embedder(plan, states)
     extents = [read_manifest(part)["extents"][-1] for part in parts]
     sizes = [sum(layer) for layer in zip(*(extent["sizes"] for extent in extents), strict=True)]
@@ -133,6 +161,7 @@ def merge_parts(plan: "TreeConfig", folder: str | Path, *, states: "Embedder | N
     with _held(home, plan):
         if not home.is_complete:
             merge(parts, home, _deduplicator(plan, embed))
+            delete(home.path)
         return publish(plan, home, embed or states, reference)
 
 
@@ -154,14 +183,22 @@ def publish(plan: "TreeConfig", home: "TreeFolder", embed: "Embedder | None", re
     home.finish(dialogues=len(exported))
     grown = Grown(plan=plan.summary(), tree=tree, dialogues=dialogues, exported=exported, manifest=home.manifest)
     report = write_report(grown, home.path, config=plan.report, embed=embed, reference=reference)
-    source = {"path": str(home.path), "format": "tree", "loss_on": plan.loss_on}
     return {
         **report,
         "folder": str(home.path),
         "files": {name: str(path) for name, path in files.items()},
         "page": str(home.path / PAGE),
-        "source": source,
+        "source": _source(plan, home.path, files),
     }
+
+
+def _source(plan: "TreeConfig", folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
+    """The entry of `data.sources` for what was exported: the tree itself, unless a file holds less of it or weighs it otherwise."""
+    is_whole = plan.export.sample is None and plan.export.weights == "shared"
+    name = None if is_whole else next(iter(files), None)
+    if name is None:
+        return {"path": str(folder), "format": "tree", "loss_on": plan.loss_on}
+    return {"path": str(files[name]), "format": READERS[name]} | ({"loss_on": plan.loss_on} if name != "text" else {})
 
 
 def embedder(plan: "TreeConfig", states: "Embedder | None") -> "Embedder | None":
@@ -208,14 +245,13 @@ def _deduplicator(plan: "TreeConfig", embed: "Embedder | None") -> Any:
     return Deduplicator(plan.dedup, embed)
 
 
-def _similarities(plan: "TreeConfig", tools: "Tools", embed: "Embedder", folder: Path) -> dict[str, Any]:
+def _similarities(questions: Sequence[str], embed: "Embedder | None", folder: Path) -> dict[str, Any]:
     """Draws how alike first questions are, so that a threshold can be chosen; commits nothing."""
-    from data.trees.grow import first_questions
     from data.trees.similarity import draw_histogram, nearest
 
-    questions = first_questions(plan, tools)
+    assert embed is not None, "the plan asks for no histogram without embeddings"
     if len(questions) < 2:
-        raise RuntimeError(f"the model wrote {len(questions)} questions of use, too few to compare; lower tree.temperature")
+        raise RuntimeError(f"there are {len(questions)} first questions of use, too few to compare; lower tree.temperature")
     path = draw_histogram(nearest(embed(questions)), folder / "similarities.png")
     return {"questions": len(questions), "histogram": str(path), "next": "choose tree.dedup.threshold by it, then give the command again"}
 
@@ -239,7 +275,7 @@ def _check_length(plan: "TreeConfig", openers: "Openers", writer: "Writer") -> N
 def _about(plan: "TreeConfig", model: str) -> dict[str, Any]:
     from data.trees.provenance import versions
 
-    return {"model": model, "seed": plan.seed, "loss_on": plan.loss_on, "versions": versions()}
+    return {"model": model, "seed": plan.seed, "versions": versions()}
 
 
 def _advice(dropped: Mapping[str, int]) -> str:

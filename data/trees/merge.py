@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.trees.dedup import Deduplicator
-from data.trees.folder import TreeFolder, read_manifest, read_shards
+from data.trees.folder import TreeFolder, differences, read_manifest, read_shards
 from data.trees.nodes import root_number
 from data.trees.shards import Shard, Tally
 
@@ -42,6 +42,17 @@ def find_parts(output: str | Path) -> list[Path]:
     return found
 
 
+def check_plan(settings: Mapping[str, Any], extent: Mapping[str, Any], parts: Sequence[Path]) -> None:
+    """Raises where the parts grew by another plan than the one by which they are to be merged, or not equally far."""
+    for part in parts:
+        manifest = read_manifest(part)
+        own = {name: value for name, value in manifest["identity"]["plan"].items() if name not in ("part", "parts")}
+        changed = differences(own, {name: value for name, value in settings.items() if name not in ("part", "parts")})
+        changed += differences({"layers": manifest["extents"][-1]["layers"]}, {"layers": extent["layers"]})
+        if changed:
+            raise ValueError(f"{part} grew by another plan: {'; '.join(changed)}. Give the recipe and the options by which the parts grew")
+
+
 def common(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What all parts of one tree share of their identity."""
     identity = dict(manifest["identity"])
@@ -61,7 +72,7 @@ def merge(parts: Sequence[Path], folder: TreeFolder, dedup: Deduplicator) -> Non
             roots = [node for node in shard.nodes if node.parent is None]
             verdicts = dedup.offer([""] * len(roots), [node.text for node in roots])
             repeated |= {root_number(node.id) for node, verdict in zip(roots, verdicts, strict=True) if verdict is not None}
-            folder.commit(_without(shard, repeated, f"p{part.name[:4]}-g{shard.growth:02d}-{shard.stage}"))
+            folder.commit(_without(shard, repeated, f"p{part.name.partition('-of-')[0]}-g{shard.growth:02d}-{shard.stage}"))
 
 
 def _without(shard: Shard, roots: set[int], stage: str) -> Shard:

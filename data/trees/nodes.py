@@ -1,6 +1,6 @@
 """A node of a tree: one turn with all that is known about how it was written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,8 +74,3 @@ def in_order(nodes: Iterable[Node]) -> list[Node]:
 def root_number(id: str) -> int:
     """Number of the root below which a node stands."""
     return int(id.partition(".")[0])
-
-
-def by_layer(nodes: Sequence[Node], layer: int) -> list[Node]:
-    """The nodes of one layer, in order."""
-    return [node for node in nodes if node.layer == layer]

@@ -130,10 +130,10 @@ def _special_strings(tokenizer: Any) -> tuple[str, ...]:
 def _stop(closer: str, after: str, tokenizer: Any, ends: set[int]) -> Stop:
     """A turn ends at the first special token of what follows it, and at the text before that token where there is some."""
     specials = _special_strings(tokenizer)
-    closer = (closer or after).strip()
+    closer = (closer or after).strip(" ").rstrip()  # a line's end stays: "A:" alone would end "DNA:"
     found = re.search("|".join(map(re.escape, sorted(specials, key=len, reverse=True))), after) if specials else None
     ids = {*ends, *([tokenizer.convert_tokens_to_ids(found[0])] if found else [])}
-    text = _split(closer, specials)[0].strip()
+    text = _split(closer, specials)[0].rstrip()
     return Stop(ids=tuple(sorted(ids)), texts=(text,) if text else ())
 
 

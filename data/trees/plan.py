@@ -59,7 +59,7 @@ class TreeConfig(BaseModel):
     filters: FilterConfig = FilterConfig()  # type: ignore[call-arg]
     export: ExportConfig = ExportConfig()  # type: ignore[call-arg]
     report: ReportConfig = ReportConfig()  # type: ignore[call-arg]
-    max_rounds: int = Field(8, ge=1, description="rounds of sampling in which a layer may fill its quota")
+    max_rounds: int = Field(8, ge=1, le=999, description="rounds of sampling in which a layer may fill its quota")
     min_yield: float = Field(
         0.02, ge=0.0, le=1.0, description="a layer ends early when a large enough round keeps a smaller share than this"
     )
@@ -102,6 +102,13 @@ class TreeConfig(BaseModel):
             raise ValueError(f"{value!r} does not hold {{topic}}; that is where the topic goes")
         return value
 
+    @field_validator("system")
+    @classmethod
+    def _said(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(str.strip, values)):
+            raise ValueError("a system prompt is empty; leave it out, or leave system out for the template's own")
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> "TreeConfig":
         if self.corpus is not None:
@@ -118,6 +125,8 @@ class TreeConfig(BaseModel):
                 raise ValueError(f"children has {self.depth} layers, {name} {given} values; give 1, 2 (questions, answers) or {self.depth}")
         if self.part >= self.parts:
             raise ValueError(f"part is {self.part}, parts {self.parts}; parts are counted from 0")
+        if self.parts > self.children[0]:
+            raise ValueError(f"parts is {self.parts}, but there are {self.children[0]} first questions; divide them into fewer parts")
         self._check_shape()
         siblings = (max(map(self.quota, self.places()), default=1), *self.children[1:])
         greedy = [layer for layer, number in enumerate(siblings) if number > 1 and self.of("temperature", layer) == 0.0]
@@ -132,8 +141,8 @@ class TreeConfig(BaseModel):
 
     def _without_growth(self) -> "TreeConfig":
         given = [name for name in ("shape", "children", "topics", "system", "ends") if getattr(self, name)]
-        if given:
-            raise ValueError(f"corpus takes dialogues that exist, {given[0]} plans new ones; give one of them")
+        if given or self.parts > 1:
+            raise ValueError(f"corpus takes dialogues that exist, {[*given, 'parts'][0]} plans new ones; give one of them")
         return self
 
     def _check_shape(self) -> None:
@@ -189,7 +198,8 @@ class TreeConfig(BaseModel):
         """Layers of the dialogues below a first question; the same for that question in every larger plan."""
         if not self.ends:
             return self.depth
-        return 2 * (bisect_right(list(itertools.accumulate(self.ends)), _spread(root // self.parts)) + 1)
+        place = bisect_right(list(itertools.accumulate(self.ends)), _spread(root // self.parts))
+        return self.depth if place == len(self.ends) else 2 * (place + 1)
 
     # --- sizes -----------------------------------------------------------------------------------------------------------
 
@@ -259,4 +269,4 @@ def _lines(path: str) -> tuple[str, ...]:
 def _filled(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise ValueError(f"topics: there is no file {path}; give a text file with one topic a line, or a list")
-    yield from (line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    yield from (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from data.atomic import whole_file
+
 # Okabe and Ito's colours, each with a marker of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -48,7 +50,8 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[Path]:
             if figure is None:
                 path.unlink(missing_ok=True)
                 continue
-            figure.savefig(path, metadata={"Software": None})
+            with whole_file(path) as partial:
+                figure.savefig(partial, format="png", metadata={"Software": None})
             written.append(path)
     return written
 

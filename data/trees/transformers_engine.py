@@ -10,6 +10,7 @@ from transformers import GenerationConfig, LogitsProcessor
 
 from data.trees.engine import Completion, Request, Sampling
 
+EMBEDDING_BATCH = 256
 STRETCH = 8  # tokens between two looks at which rows have ended
 
 
@@ -39,19 +40,18 @@ class TransformersEngine:
             yield self._batch([request.ids for request in block], [request.seed for request in block], sampling)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Mean of the model's states over each text's tokens before its first layer, at unit length: float32 [texts, hidden].
-
-        Higher up, states follow what comes next rather than what was said: on the Terrarium 141 of 200 different questions had an earlier
-        one with a cosine above 0.975 after the last layer, none before the first. Word order is lost, and a paraphrase is hardly
-        ever that close: a sentence model compares meanings, this only words.
-        """
-        states = self.model.get_input_embeddings()
-        vectors = np.zeros((len(texts), states.weight.shape[1]), np.float32)
+        """Mean of the last hidden states over each text's tokens, at unit length: float32 [texts, hidden]."""
         ids = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        with torch.inference_mode():
-            for row, one in enumerate(ids):
-                mean = states(torch.tensor(one, dtype=torch.long, device=states.weight.device)).float().sum(0)
-                vectors[row] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+        vectors = np.zeros((len(texts), self.model.config.get_text_config().hidden_size), np.float32)
+        with self._generating():
+            for first in range(0, len(order), EMBEDDING_BATCH):
+                rows = order[first : first + EMBEDDING_BATCH]
+                input_ids, mask = self._pad([ids[row] for row in rows])
+                states = self.model.base_model(input_ids=input_ids, attention_mask=mask, position_ids=_positions(mask), use_cache=False)
+                weights = mask.unsqueeze(-1).to(torch.float32)
+                mean = (states.last_hidden_state.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
+                vectors[rows] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
         return vectors
 
     def _batch(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling) -> list[Completion]:
@@ -74,12 +74,13 @@ class TransformersEngine:
                     chosen = torch.tensor(left, device=ids.device)
                     ids, mask = output.sequences[chosen], torch.nn.functional.pad(mask[chosen], (0, new.shape[1]), value=1)
                     cache = output.past_key_values
-                    cache.batch_select_indices(chosen)
+                    self._select(cache, chosen)
                     draw.keep(chosen)
         return [self._completion(row, scores, sampling) for row, scores in zip(written, logprobs, strict=True)]
 
     def _stretch(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any | None, sampling: Sampling, length: int, draw: "Draw") -> Any:
         """Up to `length` further tokens of each row; the cache holds what has been read of `ids` so far."""
+        self._forget_positions()
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if cache is not None:
             inputs["past_key_values"] = cache
@@ -95,6 +96,20 @@ class TransformersEngine:
             stop_strings=list(sampling.stop_texts) or None,
         )
         return self.model.generate(**inputs, generation_config=settings, logits_processor=[draw])
+
+    def _forget_positions(self) -> None:
+        """Qwen's vision models keep what separates positions from tokens in the last call's rows; these are other rows."""
+        if hasattr(self.model.base_model, "rope_deltas"):
+            self.model.base_model.rope_deltas = None
+
+    def _select(self, cache: Any, rows: torch.Tensor) -> None:
+        try:
+            cache.batch_select_indices(rows)
+        except AttributeError as error:
+            raise ValueError(
+                f"{type(self.model).__name__} keeps states that cannot be dealt out row by row ({error}); "
+                "let a server or vLLM write: tree.engine.kind endpoint or vllm"
+            ) from error
 
     def _goes_on(self, row: list[int], sampling: Sampling) -> bool:
         return len(row) < sampling.max_tokens and self._end(row, sampling) == (len(row), False, False)
@@ -127,10 +142,11 @@ class TransformersEngine:
             return None
         input_ids, mask = self._pad(list(places))
         input_ids, mask = input_ids[:, :-1], mask[:, :-1]
+        self._forget_positions()
         # logits_to_keep: nobody reads the logits of a prefix, and [prompts, tokens, vocabulary] can be large.
         read = self.model(input_ids=input_ids, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1)
         cache = read.past_key_values
-        cache.batch_select_indices(torch.tensor([places[tuple(prompt)] for prompt in prompts], device=input_ids.device))
+        self._select(cache, torch.tensor([places[tuple(prompt)] for prompt in prompts], device=input_ids.device))
         return cache
 
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

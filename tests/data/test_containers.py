@@ -534,6 +534,7 @@ def tree(tmp_path: Path) -> Path:
         tallies = {layer: Tally(sampled=2, kept=2, tokens=2)}
         stage = stage_name(layer, 0)
         folder.commit(Shard(growth=0, stage=stage, block=0, tallies=tallies, attempts={}, seconds=0.0, nodes=tuple(nodes)))
+    folder.finish()
     folder.close()
     return tmp_path / "tree"
 

@@ -85,11 +85,11 @@ def grow_in(tokenizer: Any) -> Callable[..., Any]:
 
     def grow_in(plan: Any, engine: Any, folder: Path, **more: Any) -> Any:
         from data.trees.grow import grow
-        from data.trees.make import open_folder, tools_of
+        from data.trees.make import embedder, open_folder, tools_of
         from data.trees.writers import Writer
 
         writer = Writer(engine=engine, tokenizer=tokenizer, embed=more.get("embed"), identity={}, name="scripted", positions=None)
-        tools = tools_of(plan, writer)
+        tools = tools_of(plan, writer, embedder(plan, writer.embed))
         home = open_folder(plan, writer, tools.openers, folder)
         home.begin(plan.resume)
         try:

@@ -75,7 +75,7 @@ def test_greedy_turns_are_those_of_plain_generate_in_float32(real, folders, engi
         assert (best[0] - best[1]).item() < 1e-4
         ties += 1
     assert ties <= 1
-    assert one._known[real].adds_bos
+    assert one._known.dialects[real].adds_bos
 
 
 def test_a_turn_that_ends_with_its_last_token_is_finished_and_one_token_less_is_not(real, folders, engine, requests, tokenizer):
@@ -99,7 +99,7 @@ def test_a_stop_text_ends_a_turn_where_the_server_honours_stop_strings_and_where
     stop = whole.text[5:8]
     ((cut,),) = one.complete([requests(1)], replace(GREEDY, stop_texts=(stop,)))
     assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
-    assert one._known[real].takes_stops is takes_stops
+    assert one._known.dialects[real].takes_stops is takes_stops
 
 
 def test_a_sampled_turn_follows_its_seed_when_it_is_alone(real, folders, engine, requests):
@@ -189,7 +189,7 @@ def test_a_server_grows_every_shape_in_the_format_of_a_tree(real, folders, tmp_p
     from data.trees.make import grow_tree
     from data.trees.plan import TreeConfig
 
-    plan = TreeConfig(shape=shape, children=SHAPES[shape], max_tokens=(40, 48), dedup={"embeddings": "none"}, max_rounds=2)
+    plan = TreeConfig(shape=shape, children=SHAPES[shape], max_tokens=(40, 48), max_rounds=2)
     result = grow_tree(plan, _writers(real, folders)[0]["endpoint"], tmp_path, progress=False)
     assert result["dialogues"] >= plan.dialogues / 2
     assert len(list(stream(SourceConfig(**result["source"])))) == result["dialogues"]

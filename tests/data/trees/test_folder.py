@@ -95,6 +95,32 @@ def test_a_second_process_is_turned_away(folder):
         _folder(folder.path).begin()
 
 
+def test_what_another_process_committed_since_the_folder_was_opened_is_seen(tmp_path):
+    late = _folder(tmp_path)
+    early = _folder(tmp_path)
+    early.begin()
+    early.commit(_shard("0"))
+    early.finish()
+    early.close()
+    late.begin()
+    assert [node.id for node in late.tree.nodes] == ["0"]
+    assert late.is_complete
+    late.close()
+
+
+def test_facts_about_the_growth_stay_when_a_finished_tree_is_opened_again(folder):
+    folder.note_recall(0, {"spelling": {"planted": 3, "found": 3}})
+    folder.finish(dialogues=1)
+    folder.close()
+    again = TreeFolder(folder.path, folder.identity, folder.extent, {"model": "m", "versions": {"torch": "other"}})
+    again.begin()
+    again.finish(dialogues=2)
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    assert manifest["recall"] == {"0": {"spelling": {"planted": 3, "found": 3}}}
+    assert (manifest["dialogues"], "versions" in manifest) == (2, True)
+    again.close()
+
+
 def test_resume_always_needs_something_to_go_on_from(tmp_path):
     with pytest.raises(ValueError, match="resume is always, but"):
         _folder(tmp_path / "new").begin("always")

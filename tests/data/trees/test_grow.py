@@ -74,7 +74,7 @@ def test_turns_of_one_meaning_are_found_by_their_vectors_and_the_first_stays(scr
 
     vectors = {"alpha": (1.0, 0.0), "beta": (0.995, 0.0999), "gamma": (0.0, 1.0)}
     words = iter(["alpha", "beta", "gamma"] * 9)
-    plan = _plan(children=(3, 1), max_rounds=1, dedup={"spelling": None, "threshold": 0.975})
+    plan = _plan(children=(3, 1), max_rounds=1, dedup={"spelling": None, "embeddings": "states", "threshold": 0.975})
     engine = scripted(lambda *_: (next(words), "stop"))
     tree = grow_in(plan, engine, tmp_path, embed=lambda texts: np.array([vectors[text] for text in texts], np.float32))
     assert [node.text for node in tree.nodes if node.layer == 0] == ["alpha", "gamma"]
@@ -83,7 +83,7 @@ def test_turns_of_one_meaning_are_found_by_their_vectors_and_the_first_stays(scr
 
 def test_comparing_meanings_needs_vectors(scripted, grow_in, tmp_path):
     with pytest.raises(ValueError, match=r"tree\.dedup\.embeddings"):
-        grow_in(_plan(dedup={}), scripted(_unlike), tmp_path)
+        grow_in(_plan(dedup={"embeddings": "states"}), scripted(_unlike), tmp_path)
 
 
 def test_siblings_alone_are_compared_unless_the_scope_is_the_layer(scripted, grow_in, tmp_path):
@@ -191,6 +191,16 @@ def test_another_block_size_in_the_middle_loses_and_doubles_nothing(scripted, gr
         grow_in(plan, scripted(_stop_after(9)), tmp_path / "stopped")
     resumed = grow_in(plan, scripted(_unlike, block_size=7), tmp_path / "stopped")
     assert {node.id for node in resumed.nodes} == {node.id for node in whole.nodes}
+
+
+def test_fewer_rounds_or_a_higher_floor_ask_for_nothing_more(scripted, grow_in, tmp_path):
+    few = scripted(lambda prompt, seed: (f"word {seed % 3}", "stop"))
+    first = grow_in(_plan(children=(9, 1), max_rounds=4), few, tmp_path)
+    engine = scripted(_unlike)
+    again = grow_in(_plan(children=(9, 1), max_rounds=2), engine, tmp_path)
+    assert (again.nodes, engine.prompts) == (first.nodes, [])
+    more = grow_in(_plan(children=(9, 1), max_rounds=6), scripted(_unlike), tmp_path)
+    assert len(more.nodes) > len(first.nodes)
 
 
 @pytest.mark.parametrize("children", [(9, 1, 2, 1), (5, 1, 4, 1), (5, 1, 2, 1, 3, 1), (7, 1, 3, 1, 1, 1)])

@@ -111,6 +111,34 @@ def test_parts_of_different_plans_are_not_merged(parts, scripted, grow_in, tmp_p
         _merge(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"seed": 99}, "seed: 0 before, 99 now"), ({"children": (40, 1, 2, 1)}, "layers"), ({"filters": {"refusals": False}}, "refusals")],
+)
+def test_parts_are_merged_by_the_plan_by_which_they_grew(parts, tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        _merge(tmp_path, **values)
+
+
+def test_parts_that_grew_differently_far_are_not_merged(parts, scripted, grow_in, tmp_path):
+    folder = part_folder(tmp_path, 2, PARTS)
+    grow_in(_plan(2, children=(30, 1, 2, 1)), scripted(_words), folder)
+    _complete(folder)
+    with pytest.raises(ValueError, match="0002-of-0003 grew by another plan"):
+        _merge(tmp_path)
+
+
+def test_a_merge_that_was_stopped_is_not_trained_on(parts, tmp_path):
+    from data.config import SourceConfig
+    from data.readers import stream
+
+    _merge(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"status": "growing"}))
+    with pytest.raises(ValueError, match="still growing"):
+        list(stream(SourceConfig(path=str(tmp_path), format="tree")))
+
+
 def test_a_folder_without_parts_says_how_to_grow_them(tmp_path):
     with pytest.raises(ValueError, match="--part 0/8"):
         _merge(tmp_path)

@@ -112,3 +112,9 @@ def test_a_blank_that_belongs_to_the_next_word_is_left_to_the_model():
     lone, without = requests(["[INST] ", "[INST]"], [0, 1], Joining())
     assert (lone.ids, lone.prompt) == (without.ids, without.prompt)
     assert len(lone.ids) == 3
+
+
+def test_a_stop_text_keeps_the_lines_end_before_it(with_template):
+    template = "{% for m in messages %}{{ ('Q: ' if m['role'] == 'user' else 'A: ') + m['content'] + '\\n' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'A: ' }}{% endif %}"
+    assert _derive(with_template(template)).stops["user"].texts == ("\nA:",)

@@ -53,6 +53,10 @@ def test_what_the_recipe_says_stands_above_what_the_shape_brings():
         ({"children": (3, 1), "ends": 0.5}, "ends"),
         ({"children": (3, 1, 1, 1, 1, 1), "ends": (0.6, 0.6)}, "ends"),
         ({"children": (3, 1), "part": 2, "parts": 2}, "counted from 0"),
+        ({"children": (3, 1), "parts": 4}, "there are 3 first questions"),
+        ({"children": (3, 1), "system": ("", "Be kind.")}, "a system prompt is empty"),
+        ({"children": (3, 1), "dedup": {"threshold": None}}, "embeddings is none"),
+        ({"corpus": {"path": "x.json"}, "parts": 2}, "corpus takes dialogues that exist"),
         ({"children": (3, 1), "topic_prompt": "About?"}, "topic_prompt"),
         ({"children": (3, 1), "topics": "nowhere.txt"}, "there is no file nowhere.txt"),
         ({"corpus": {"path": "x.json"}, "shape": "wide"}, "corpus takes dialogues that exist"),
@@ -83,13 +87,17 @@ def test_the_planned_share_of_dialogues_ends_after_each_round():
     assert plan.dialogues == 25 + 50 * 3 + 25 * 3
 
 
+def test_what_ends_after_no_named_round_goes_on_to_the_last_layer():
+    assert TreeConfig(children=(100, 1, 1, 1, 1, 1), ends=0.25).layer_sizes == (100, 100, 75, 75, 75, 75)
+
+
 def test_where_a_dialogue_ends_does_not_change_when_the_plan_grows():
     small, large = (TreeConfig(children=(size, 1, 1, 1), ends=0.4) for size in (10, 1000))
     assert [small.layers_of(root) for root in range(10)] == [large.layers_of(root) for root in range(10)]
 
 
 def test_topics_can_stand_in_a_file_one_a_line(tmp_path):
-    (tmp_path / "topics.txt").write_text("whales\n\n  the sea \n")
+    (tmp_path / "topics.txt").write_text("\ufeffwhales\n\n  the sea \n")
     assert TreeConfig(children=(3, 1), topics=str(tmp_path / "topics.txt")).topics == ("whales", "the sea")
 
 

@@ -12,17 +12,20 @@ TALKS = [
 ]
 
 
+def _records(talks):
+    return [{"id": str(n), "conversations": [{"from": who, "value": text} for who, text in talk]} for n, talk in enumerate(talks)]
+
+
 @pytest.fixture
 def corpus(tmp_path):
-    records = [{"id": str(n), "conversations": [{"from": who, "value": text} for who, text in talk]} for n, talk in enumerate(TALKS)]
-    (tmp_path / "talks.json").write_text(json.dumps(records))
+    (tmp_path / "talks.json").write_text(json.dumps(_records(TALKS)))
     return tmp_path / "talks.json"
 
 
 def _sift(corpus, folder, **more):
     from data.trees.make import sift_corpus
 
-    plan = TreeConfig(corpus={"path": str(corpus), "format": "sharegpt"}, dedup={"embeddings": "none"}, **more)
+    plan = TreeConfig(corpus={"path": str(corpus), "format": "sharegpt"}, **more)
     return sift_corpus(plan, folder, progress=False)
 
 
@@ -50,6 +53,7 @@ def test_every_turn_of_the_corpus_is_kept_or_counted_as_dropped(corpus, tmp_path
 
 def test_a_sifted_corpus_goes_on_block_by_block(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("data.trees.sift.BLOCK", 1)
+    corpus.write_text(json.dumps(_records([TALKS[0], TALKS[2], TALKS[3], TALKS[1]])))  # the repeated question comes last
     whole = _sift(corpus, tmp_path / "whole")
     committed = []
 
@@ -68,6 +72,21 @@ def test_a_sifted_corpus_goes_on_block_by_block(corpus, tmp_path, monkeypatch):
             _sift(corpus, tmp_path / "stopped")
     resumed = _sift(corpus, tmp_path / "stopped")
     assert [resumed[name] for name in ("nodes", "dropped", "dialogues")] == [whole[name] for name in ("nodes", "dropped", "dialogues")]
+
+
+def test_what_was_skipped_is_told_by_every_later_run_as_well(corpus, tmp_path):
+    corpus.write_text(json.dumps([*_records(TALKS), {"id": "x", "conversations": [{"from": "human", "value": "And?"}]}]))
+    _sift(corpus, tmp_path / "tree")
+    _sift(corpus, tmp_path / "tree")
+    manifest = json.loads((tmp_path / "tree" / "manifest.json").read_text())
+    assert sum(manifest["skipped"].values()) == 1
+
+
+def test_a_corpus_may_move(corpus, tmp_path):
+    first = _sift(corpus, tmp_path / "tree")
+    (tmp_path / "elsewhere").mkdir()
+    moved = corpus.rename(tmp_path / "elsewhere" / "talks.json")
+    assert _sift(moved, tmp_path / "tree")["nodes"] == first["nodes"]
 
 
 def test_a_changed_corpus_is_refused_in_the_same_folder(corpus, tmp_path):

@@ -144,3 +144,40 @@ def test_vectors_are_the_same_alone_and_in_a_batch(tiny):
     for row, text in zip(together, texts, strict=True):
         assert engine.embed([text])[0] == pytest.approx(row, abs=1e-5)
         assert (row**2).sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_end_of_a_turn_counts_in_its_log_probability(tiny):
+    model, processor = tiny
+    ends = tuple(range(3, len(processor.tokenizer)))
+    (ended,) = _write(_engine(tiny), [PROMPTS[0]], Sampling(max_tokens=40, temperature=0.0, top_p=1.0, stop_ids=ends))
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
+    logits[0] = -torch.inf
+    assert ended.tokens == 0
+    assert ended.logprob == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_next", "llava_onevision"])
+def test_the_backbone_of_every_family_writes_in_a_block_what_it_writes_alone(family_folder, family):
+    from data.trees.transformers_engine import TransformersEngine
+    from model.build import load_pair
+
+    model, processor = load_pair(family_folder(family))
+    engine = TransformersEngine(model, processor.tokenizer)
+    many = tuple(range(20, len(processor.tokenizer), 12))  # rows end at different times
+    for sampling in (Sampling(max_tokens=24, temperature=1.0, top_p=0.9, stop_ids=many), GREEDY):
+        prompts = [PROMPTS[0], PROMPTS[3], PROMPTS[3], PROMPTS[1], PROMPTS[4]]
+        together = _write(engine, prompts, sampling, [1, 2, 3, 4, 5])
+        alone = [_write(engine, [prompt], sampling, [seed])[0] for seed, prompt in enumerate(prompts, start=1)]
+        assert [one.text for one in together] == [one.text for one in alone]
+
+
+def test_a_model_whose_states_cannot_be_dealt_out_is_refused_in_words(tiny):
+    engine = _engine(tiny)
+
+    class Recurrent:
+        def batch_select_indices(self, rows):
+            raise AttributeError("no rows")
+
+    with pytest.raises(ValueError, match="endpoint or vllm"):
+        engine._select(Recurrent(), torch.tensor([0]))
