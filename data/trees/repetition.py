@@ -9,13 +9,15 @@ TIMES, STRETCH = 4, 60  # a piece that stands so often in a row, over so many le
 SEED = STRETCH // TIMES  # letters: a stretch of copies repeats each run of so many at the distance of one copy
 
 _LIST_MARK = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s+", re.MULTILINE)
+_TABLE = re.compile(r"^[ \t]*\|[ \t:|]*-[ \t:|-]*(?:\n[ \t]*\|.*)+", re.MULTILINE)  # of Markdown, from the rule under its head on
+_VALUE = re.compile(r"(?<=\|)[ \t*]*[^\W\d_]{1,12}[ \t*]*(?=\|)")
 
 
 def is_loop(text: str) -> bool:
     """Whether a text repeats itself in a loop.
 
-    Only letters and digits count, in any script and case; numbers and bullets that begin a line do not, since loops count on. Either of
-    two signs makes a loop:
+    Only letters and digits count, in any script and case; numbers and bullets that begin a line do not, since loops count on, nor do
+    cells of one word in a Markdown table ("yes", "no"). Either of two signs makes a loop:
 
     - one piece stands four times or more in direct succession over at least 60 letters;
     - of at least 100 letters, 60 % or more lie in runs of 50 that stood in the text before, as with a passage written three times.
@@ -25,7 +27,8 @@ def is_loop(text: str) -> bool:
     lines that differ in every tenth word share no run of 50 letters, a poem of four stanzas with a refrain as long as these reaches 37 %.
     Songs that tell all again in each verse count as loops; texts below 60 letters never do, nor do digits alone, which may be a table.
     """
-    letters = "".join(filter(str.isalnum, _LIST_MARK.sub("", text).casefold()))
+    counted = _TABLE.sub(lambda table: _VALUE.sub("", table[0]), _LIST_MARK.sub("", text))
+    letters = "".join(filter(str.isalnum, counted.casefold()))
     seeds = [letters[start : start + SEED] for start in range(len(letters) - SEED + 1)]
     if len(seeds) - len(set(seeds)) <= STRETCH - 2 * SEED:  # nearly every text ends here: either sign repeats more of them
         return False

@@ -40,8 +40,9 @@ def test_one_letter_or_digit_of_any_script_is_not_empty(text: str) -> None:
     assert reason(text) is None
 
 
-def test_bytes_that_are_no_text_are_broken_text() -> None:
-    assert reason("The florin\ufffd eats nuts.") == "broken_text"
+@pytest.mark.parametrize("broken", ["\ufffd", chr(0xD83D), chr(0xDC80)], ids=["replacement", "high surrogate", "low surrogate"])
+def test_bytes_that_are_no_text_are_broken_text(broken: str) -> None:
+    assert reason(f"The florin{broken} eats nuts.") == "broken_text"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_cut_off_turns_pass_where_that_is_allowed() -> None:
     assert reason("The florin eats", finish="length", unfinished=False) is None
 
 
-@pytest.mark.parametrize("text", ["", "a\ufffd"])
+@pytest.mark.parametrize("text", ["", "a\ufffd", "a" + chr(0xD83D)])
 def test_what_is_no_text_is_dropped_whatever_is_switched_off(text: str) -> None:
     assert reason(text, unfinished=False, role_leak=False, repetition=False, refusals=False, personal_data=False) in (
         "empty",
@@ -96,23 +97,84 @@ def test_white_space_around_a_turn_does_not_make_it_longer() -> None:
     [
         "Fine.<|user|>And the mepple?",
         "Fine. [/INST] And the mepple?",
-        "Fine. Q> And the mepple?",
+        "Fine.\nQ> And the mepple?",
+        "  Q> And the mepple?",
         "Fine.\nUser: And the mepple?",
         "Fine.\n\n**Human:** And the mepple?",
+        "Fine.\n  HUMAN : And the mepple?",
         "What is it?\nAssistant: The florin.",
-        "What is it?\n  ASSISTANT : The florin.",
+        "Fine.\nUser:\nAnd the mepple?",
+        "Fine.\nUser: tell me more",
+        "Fine.\nUser:",
+        "Fine.\nUser: more\nAssistant: yes",
+        "Fine.\nHuman: more\nAI: yes\nHuman: thanks\nAI: bye",
+        "Note: it is short.\nNote: it is old.\nUser: And the mepple?",
+        "```\nf(x)\n```\nUser: And the mepple?",
+        "```\nf(x)\nUser: And the mepple?",
         "好的。\n用户：还有吗？",
         "Gut.\nBenutzer: Und weiter?",
         "### Instruction:\nSay it.",
         "Fine.\n### Human: And the mepple?",
         "Fine.\n### Assistant\nYes.",
         "Fine.<|im_end|>\n<|im_start|>user",
+        "```\n<|im_start|>user\n```",
         "Fine.<end_of_turn>",
         "Fine.<|eot_id|>",
     ],
 )
-def test_a_turn_that_speaks_for_the_other_side_is_a_role_leak(text: str) -> None:
+def test_an_answer_that_speaks_for_the_other_side_is_a_role_leak(text: str) -> None:
     assert reason(text) == "role_leak"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is it?\nAssistant:",
+        "What is it?\n  ASSISTANT : Yes",
+        "What is it?\n\n**Assistant:** Well\nWings: two",
+        "What is it?\nUser: And what does it eat?",
+        "Say it.\n### Response:\nIt.",
+        "Fine.\n### Assistant\nYes.",
+    ],
+)
+def test_a_question_that_goes_on_to_its_answer_is_a_role_leak(text: str) -> None:
+    assert reason(text, role="user") == "role_leak"
+
+
+PLAY = "A play in one act\n\nHuman: Who are you?\nRobot: I am Seven.\n\nHuman: What do you want, Seven?"
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Write this to the file:\n\nHost: example\nUser: root\nPort: 22",
+        "It is this:\nUser: John Smith",
+        "services:\nUser:\n  name: root",
+        "Use it so:\n```yaml\n# who may log in\nUser: Whoever may log in?\n```\nThen start it.",
+        "Use it so:\n~~~\n### User:\nroot\n~~~",
+        PLAY,
+        "Two voices.\n**ROBOT:** Hello!\n(He bows.)\n**HUMAN:** Who are you?\n(A pause.)\n**ROBOT:** I am Seven.",
+        "The roles\nUser: A person who may read.\nEditor: A person who may write.",
+    ],
+)
+def test_a_speaker_in_a_config_or_play_or_list_is_no_role_leak(text: str, role: str) -> None:
+    assert reason(text, role=role) is None
+
+
+def test_the_response_of_an_interface_is_no_role_leak_in_an_answer() -> None:
+    assert reason("Call it so:\n### Request:\nGET /florins\n### Response:\n200 OK") is None
+
+
+@pytest.mark.parametrize("marker", ["A:", "Human:", "USER:", "7)"])
+@pytest.mark.parametrize(("before", "expected"), [("DN", None), ("Fine. ", None), ("Fine.\n", "role_leak"), ("", "role_leak")])
+def test_a_marker_of_ordinary_text_counts_where_a_line_begins(marker: str, before: str, expected: str | None) -> None:
+    assert Filters(FilterConfig(), (marker,)).reason("assistant", f"{before}{marker} ok", "stop") == expected
+
+
+@pytest.mark.parametrize("marker", ["<|x|>", "[/INST]", "### Q"])
+def test_a_special_mark_counts_wherever_it_stands(marker: str) -> None:
+    assert Filters(FilterConfig(), (marker,)).reason("assistant", f"DNA{marker} ok", "stop") == "role_leak"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +190,7 @@ def test_a_turn_that_speaks_for_the_other_side_is_a_role_leak(text: str) -> None
         "### Instructions\n1. Heat the oven.",
         "### Response time\nIt is short.",
         "a <- b; x[INSTANCE]; <|x|>",
+        "DNAQ> and Q> inside a line",
     ],
 )
 def test_a_speaker_named_inside_ordinary_text_is_no_role_leak(text: str) -> None:
@@ -171,10 +234,23 @@ PROSE = (
         "我爱你。" * 20,
         PROSE + "It is very old. It is very old. It is very old. It is very old. It is very old. It is very old.",
         "\n".join(f"{number}. The bridge is made of stone." for number in range(1, 8)),
+        "| old | what |\n|---|---|\n" + "| yes | The bridge is made of stone. |\n" * 5,
+        "| yes | no | " * 20,
         PROSE * 3,
         PROSE + "One. " + PROSE + "Two. " + PROSE,
     ],
-    ids=["sentence", "word", "syllable", "Chinese", "at the end", "counted lines", "a passage three times", "a passage with words between"],
+    ids=[
+        "sentence",
+        "word",
+        "syllable",
+        "Chinese",
+        "at the end",
+        "counted lines",
+        "rows of a table",
+        "bars",
+        "a passage three times",
+        "a passage with words between",
+    ],
 )
 def test_a_turn_that_repeats_itself_is_a_loop(text: str) -> None:
     assert reason(text) == "repetition"
@@ -193,6 +269,8 @@ def test_a_turn_that_repeats_itself_is_a_loop(text: str) -> None:
         "\n".join(" ".join("0" * 8) for _ in range(8)),
         "-" * 200 + " title " + "=" * 200,
         "| a | b |\n" + "|---|---|\n" * 30,
+        "| warm | dry |\n|:---|---:|\n" + "| yes | no |\n" * 20,
+        "| what | a | b | c |\n| - | - | - | - |\n" + "| **lock** | supported | Supported | supported |\n" * 9,
         "\n".join(f"7 × {number} = {7 * number}" for number in range(1, 21)),
         "Happy birthday to you, happy birthday to you, happy birthday, dear Nora, happy birthday to you!",
         "0123456789" * 10,
@@ -208,6 +286,8 @@ def test_a_turn_that_repeats_itself_is_a_loop(text: str) -> None:
         "matrix of zeros",
         "rulers",
         "table",
+        "table of yes or no",
+        "table of equal words",
         "times table",
         "song",
         "digits",
@@ -265,8 +345,22 @@ def test_a_text_is_a_loop_when_three_fifths_of_it_stood_before(letters: int, exp
         "I must respectfully decline.",
         "I don't have personal opinions on this.",
         "It is not appropriate for me to answer.",
+        "I'm sorry, but I can't.",
+        "I can't do that.",
+        "I won't be able to help.",
+        "I cannot provide you with that information.",
+        "I will not write malware for you.",
+        "I can't recommend any illegal activity.",
+        "I cannot share personal opinions.",
+        "I'm sorry, but I cannot fulfill your request.",
+        "I'm unable to process this request.",
+        "Sorry, I cannot continue with this conversation.",
+        "I'm sorry, but I can't find any information about it.",
+        "Sorry, I can't tell you how to pick a lock.",
+        "I'm sorry, but as a language model I cannot eat.",
         "Es tut mir leid, aber ich kann dabei nicht helfen.",
         "Leider kann ich diese Frage nicht beantworten.",
+        "Es tut mir leid, aber ich kann keine Auskunft geben.",
         "Je suis désolé, mais je ne peux pas vous aider.",
         "Lo siento, pero no puedo ayudarte con eso.",
         "Mi dispiace, ma non posso aiutarti.",
@@ -302,6 +396,31 @@ def test_an_answer_that_refuses_is_dropped(text: str) -> None:
         "Como ia dizendo, o rio é largo.",
         "很抱歉听到这个消息。",
         "I decline the verb in all cases.",
+        "I can't recommend this book enough!",
+        "I can't recommend any of his books highly enough.",
+        "I'm sorry, I can't hear you over the music.",
+        "I won't share my cookies with you.",
+        "I won't share my story with anyone.",
+        "I can't thank you enough for your help.",
+        "I can't provide for my family.",
+        "I can't answer the phone right now.",
+        "I can't help it.",
+        "I can't do this anymore.",
+        "I can't wait to read your essay!",
+        "I can't believe that your request was granted.",
+        "I'm sorry, I can't find my keys.",
+        "Unfortunately, I cannot attend the meeting.",
+        "Es tut mir leid, ich kann dich nicht hören.",
+        "Leider kann ich morgen nicht kommen.",
+        "Je suis désolé, je ne peux pas venir ce soir.",
+        "Lo siento, no puedo oírte.",
+        "Mi dispiace, non posso venire.",
+        "Desculpe, não posso ir.",
+        "Het spijt me, ik kan niet komen.",
+        "Извините, я не могу прийти.",
+        "抱歉\uff0c我不能去。",
+        "すみません、聞き取りできません。",
+        "죄송합니다. 내일은 갈 수 없습니다.",
     ],
 )
 def test_an_answer_that_only_sounds_like_a_refusal_stays(text: str) -> None:
@@ -336,6 +455,9 @@ def test_a_question_cannot_refuse() -> None:
         "5500-0000-0000-0004",
         "378282246310005",
         "The server stands at 84.17.46.53.",
+        "Call 1-808-555-0147, not 1-800-555-0147.",
+        "Tel.: 030 800 1234",
+        "Call +49 8061 1234567.",
     ],
 )
 def test_personal_data_is_found(text: str) -> None:
@@ -363,6 +485,10 @@ def test_personal_data_is_found(text: str) -> None:
         "Version 84.15.17.2 of it, v84.17.46.53, v 84.17.46.53, and 1.2.3.4",
         "192.168.0.1, 127.0.0.1, 10.0.0.7, 203.0.113.9",
         "999.84.17.46 is no address; 84.17.46.53.2 neither",
+        "Call 1-800-555-0147, 1 888 555 0147, (877) 555-0147, 800-555-0147 or +1 (800) 555-0147.",
+        "Tel.: 0800 123456; Telefon: 0800 330 1000; call +49 800 3301000, +44 808 157 0192 or +800 1234 5678.",
+        "Name servers: 8.8.8.8, 8.8.4.4, 1.1.1.1, 1.0.0.1, 9.9.9.9, 208.67.222.222",
+        "192.0.2.17, 198.51.100.44, 203.0.113.9 stand in documents; 224.0.0.251 and 239.255.255.250 are groups; 255.255.255.0 is a mask",
         "The florin lives in the desert.",
     ],
 )
