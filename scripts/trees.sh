@@ -46,7 +46,14 @@ grow_parts_of() {
     exit "$code"
   done
 }
-stop() { trap '' INT TERM HUP USR1; kill -INT -- "${workers[@]/#/-}" 2>/dev/null || true; wait || true; }
+stop() {
+  trap '' INT TERM HUP USR1
+  kill -INT -- "${workers[@]/#/-}" 2>/dev/null || true
+  # Started by nohup or in a script's background, all of it ignores SIGINT; what is committed survives TERM as well.
+  { sleep 15; kill -TERM -- "${workers[@]/#/-}"; } 2>/dev/null & last_word=$!
+  wait "${workers[@]}" || true
+  kill -KILL -- "-$last_word" 2>/dev/null || true
+}
 trap 'stop; exit 1' USR1
 trap 'stop; echo "$name: stopped; the same command goes on from there" >&2; exit 75' INT TERM HUP
 

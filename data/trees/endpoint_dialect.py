@@ -1,12 +1,15 @@
 """How one server with the raw completions API is spoken to."""
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from data.trees.engine import Completion, FinishReason, Request, Sampling
 
 COMMON_LETTERS = tuple(" etaoinsrh0123456789")  # as stop strings they end any text within a token or two
+ADDRESS = re.compile(r"(?P<scheme>https?://)((?P<user>[^/?#@:]*)(:(?P<password>[^/?#]*))?@)?(?P<place>[^@]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,22 @@ class Dialect:
     adds_bos: bool = False
     takes_stops: bool = True
     frozen: bool = False
+
+
+def split_address(url: str) -> tuple[str, tuple[str, str] | None]:
+    """What may be shown of an address, then user and password where it holds them.
+
+    Raises:
+        ValueError: It is no address; the message has nothing that may be part of a password.
+    """
+    found = ADDRESS.fullmatch(url.rstrip("/"))
+    if found is None:
+        raise ValueError(
+            f"tree.engine.url: got ...{url.rpartition('@')[2]}, expected http://HOST:PORT/v1 or http://USER:PASSWORD@HOST:PORT/v1 "
+            "(https as well), with /, ?, #, @ in a password written as %2F, %3F, %23, %40"
+        )
+    login = None if found["user"] is None else (unquote(found["user"]), unquote(found["password"] or ""))
+    return found["scheme"] + found["place"], login
 
 
 def body(request: Request, sampling: Sampling, dialect: Dialect, bos: str | None) -> dict[str, Any]:

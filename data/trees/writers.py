@@ -30,6 +30,11 @@ class Writer:
     positions: int | None
 
 
+def shown_name(model: str) -> str:
+    """A model's name without the place on this machine where it lies."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
 def in_memory(model: Any, tokenizer: Any, batch_size: int) -> Writer:
     """A transformers model of this process writes."""
     from data.trees.provenance import weights_hash
@@ -41,18 +46,18 @@ def in_memory(model: Any, tokenizer: Any, batch_size: int) -> Writer:
         tokenizer=tokenizer,
         embed=engine.embed,
         identity={"weights_sha256": weights_hash(model)},
-        name=model.name_or_path or type(model).__name__,
+        name=shown_name(model.name_or_path) or type(model).__name__,
         positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
     )
 
 
 def served(config: EndpointConfig, tokenizer: Any, end_ids: Sequence[int]) -> Writer:
-    """A server writes; the name that the recipe gives its model is all that tells it from others."""
+    """A server writes, which must answer now or within `patience`; the name of its model is all that tells it from others."""
     from data.trees.endpoint_engine import EndpointEngine
 
     engine = EndpointEngine(config, tokenizer, end_ids=end_ids)
-    name = config.model or ", ".join(config.urls)
-    return Writer(engine=engine, tokenizer=tokenizer, embed=None, identity={"served_model": config.model}, name=name, positions=None)
+    name = engine.served_model()
+    return Writer(engine=engine, tokenizer=tokenizer, embed=None, identity={"served_model": name}, name=shown_name(name), positions=None)
 
 
 def offline(config: VllmEngineConfig, folder: Path, tokenizer: Any, end_ids: Sequence[int]) -> Writer:
@@ -63,4 +68,4 @@ def offline(config: VllmEngineConfig, folder: Path, tokenizer: Any, end_ids: Seq
 
     engine = VllmEngine(config, str(folder), tokenizer, end_ids=end_ids)
     identity = {"files_sha256": [one.sha256 for one in fingerprint(sorted(folder.glob("*.safetensors")), cache_folder())]}
-    return Writer(engine=engine, tokenizer=tokenizer, embed=None, identity=identity, name=str(folder), positions=None)
+    return Writer(engine=engine, tokenizer=tokenizer, embed=None, identity=identity, name=shown_name(str(folder)), positions=None)

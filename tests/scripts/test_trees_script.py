@@ -46,7 +46,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def run(script: str, *words: object, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(ROOT / script), *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, preexec_fn=hear_interrupts)
+
+
+def hear_interrupts() -> None:
+    """As at a terminal: what nohup or a background job starts, these tests included, ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def notes(environment: dict[str, str]) -> list[str]:
@@ -145,7 +150,8 @@ def test_a_failing_part_is_named_with_its_log_and_what_went_wrong(recipe: Path, 
 
 def test_a_part_that_is_stopped_is_interrupted_so_that_it_can_go_on(recipe: Path, environment: dict[str, str], tmp_path: Path) -> None:
     command = ["bash", str(ROOT / HERE), str(recipe), "--output", str(tmp_path / "tree")]
-    with subprocess.Popen(command, cwd=ROOT, env=environment | {"WAITS": "0/2"}, stderr=subprocess.PIPE, text=True) as started:
+    options = {"cwd": ROOT, "env": environment | {"WAITS": "0/2"}, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=hear_interrupts, **options) as started:
         deadline = time.monotonic() + 30
         while "waiting" not in notes(environment) and time.monotonic() < deadline:
             time.sleep(0.05)

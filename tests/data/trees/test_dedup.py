@@ -11,7 +11,7 @@ from data.trees.dedup import Deduplicator, Verdict
 from data.trees.spelling import normalise, shingles
 
 SPELLING_ONLY = DedupConfig(embeddings="none")
-BY_MEANING = DedupConfig(spelling=None, threshold=0.9)
+BY_MEANING = DedupConfig(embeddings="states", spelling=None, threshold=0.9)
 
 
 class Angles:
@@ -73,7 +73,7 @@ def test_the_repetition_of_a_text_that_was_dropped_is_judged_by_itself() -> None
 
 
 def test_groups_do_not_mix() -> None:
-    dedup = Deduplicator(DedupConfig(threshold=0.9), Angles())
+    dedup = Deduplicator(DedupConfig(embeddings="states", threshold=0.9), Angles())
     long = "can you tell me in which kind of cave the murlo sleeps at night@0"
     texts = [long, long, "other@0.01", long.replace("kind", "kinds")]
     assert dedup.offer(["1", "2", "3", "4"], texts) == [None] * 4
@@ -89,12 +89,12 @@ def test_what_needs_a_vector_is_embedded_in_one_call() -> None:
 
 
 def test_without_a_threshold_meaning_is_not_compared() -> None:
-    assert offered(Deduplicator(DedupConfig(threshold=None), None), ["a@0", "b@0"]) == [None, None]
+    assert offered(Deduplicator(DedupConfig(embeddings="states", threshold=None), None), ["a@0", "b@0"]) == [None, None]
 
 
 def test_comparing_meaning_without_an_embedder_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"tree\.dedup\.embeddings is 'states', but nothing here embeds"):
-        Deduplicator(DedupConfig(), None)
+        Deduplicator(DedupConfig(embeddings="states"), None)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_comparing_meaning_without_an_embedder_is_an_error() -> None:
 )
 def test_an_embedder_that_gives_no_unit_vectors_is_an_error(vectors: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"see tree\.dedup\.embeddings"):
-        offered(Deduplicator(DedupConfig(), lambda texts: vectors), ["first text", "second one"])
+        offered(Deduplicator(DedupConfig(embeddings="states"), lambda texts: vectors), ["first text", "second one"])
 
 
 def test_a_text_without_a_group_is_an_error() -> None:
@@ -170,7 +170,7 @@ def reference(groups: Sequence[str], texts: Sequence[str], config: DedupConfig) 
 
 
 GROUPS, TEXTS = corpus(900)
-CONFIG = DedupConfig(spelling=0.85, threshold=0.975)
+CONFIG = DedupConfig(embeddings="states", spelling=0.85, threshold=0.975)
 LIMIT = 90  # members of a group compared one with each: "many" goes far beyond
 
 
