@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data.atomic import write_json, write_text
+from data.figures import COLOURS
 from data.preview import numbers
 
 TEMPLATE = Path(__file__).with_name("preview.html.j2")
@@ -18,7 +19,6 @@ LONGEST_TEXT = 2000  # characters of a sample in the terminal
 LARGEST_PICTURE = 320  # pixels a side on the page; smaller pictures are embedded as they are
 LARGEST_PNG = 48 * 1024  # bytes; a picture that takes more is a photograph, which JPEG holds in less
 GREEN, PLAIN = "\x1b[32m", "\x1b[0m"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe's and Ito's
 LEFT_OUT = "#8a949c"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.atomic import write_json, write_text
+from data.figures import COLOURS
 from data.preview_page import data_uri, visible
 from data.trees.config import ReportConfig
 from data.trees.engine import Embedder
@@ -13,7 +14,7 @@ from data.trees.map import REFERENCE, embedding_map
 from data.trees.nodes import Node, Tree
 from data.trees.reference import Reference
 from data.trees.report import Grown, make_report, root_questions, spread
-from data.trees.report_figures import COLOURS, draw, layer_name, reference_name
+from data.trees.report_figures import draw, layer_name, reference_name
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 PAGE, NUMBERS = "report.html", "report.json"

@@ -4,31 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.figures import COLOURS, MARKERS, STYLE
 from train.evaluate.comparison import groups_of, label, rows
 from train.evaluate.labels import place_labels
 
-# Okabe and Ito's colours, each with a marker of its own.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GROUP_STYLES = {"target": ("#D55E00", "////"), "held_out_visual": ("#0072B2", ""), "held_out_text": ("#009E73", "....")}
 GROUP_NAMES = {"target": "target", "held_out_visual": "held-out images", "held_out_text": "held-out text"}
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#777777",
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "hatch.linewidth": 0.6,
-    "savefig.dpi": 160,
-    "figure.dpi": 160,
-}
 
 
 def draw_all(runs: Sequence[dict[str, Any]], base: dict[str, Any], folder: Path) -> dict[str, Path]:
