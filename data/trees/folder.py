@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from data.atomic import write_json
 from data.trees import shards
-from data.trees.nodes import Tree, in_order
+from data.trees.nodes import Tree
 from data.trees.shards import Shard
 
 FORMAT = 2
@@ -27,7 +28,7 @@ class TreeFolder:
     """
 
     def __init__(self, path: str | Path, identity: Mapping[str, Any], extent: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Opens a folder; nothing is written before `begin`.
+        """Opens a folder; nothing is written, no shard read before `begin`.
 
         Args:
             path: The folder.
@@ -45,8 +46,7 @@ class TreeFolder:
         self._status = "new"
         self._shards: list[Shard] = []
         self._lock = FileLock(self.path / LOCK)
-        if (self.path / MANIFEST).exists():
-            self._load()
+        self._read_own_manifest()
 
     @property
     def holds_something(self) -> bool:
@@ -89,7 +89,7 @@ class TreeFolder:
         return found
 
     def begin(self, resume: Resume = "if_possible") -> None:
-        """Takes the folder for this process; writes the manifest.
+        """Takes the folder for this process; reads what is committed, writes the manifest.
 
         Raises:
             ValueError: Another process grows here, or `resume` forbids what the folder asks for.
@@ -108,8 +108,8 @@ class TreeFolder:
             raise
 
     def _begin(self, resume: Resume) -> None:
-        if (self.path / MANIFEST).exists():
-            self._load()  # again: another process may have grown here since the folder was opened
+        self._read_own_manifest()  # again: another process may have grown here since the folder was opened
+        self._shards = read_shards(self.path)
         if resume == "never" and self.holds_something:
             raise ValueError(f"tree.resume is never, but {self.path} holds a tree; choose another output, or set if_possible")
         if not self._extents or _asks_for_more(self._extents[-1], self.extent):
@@ -156,7 +156,9 @@ class TreeFolder:
         self._status = status
         write_json(self.path / MANIFEST, self.manifest, indent=1)
 
-    def _load(self) -> None:
+    def _read_own_manifest(self) -> None:
+        if not (self.path / MANIFEST).exists():
+            return
         manifest = read_manifest(self.path)
         changed = differences(manifest["identity"], self.identity)
         if changed:
@@ -168,7 +170,6 @@ class TreeFolder:
         self.about |= {name: value for name, value in manifest.items() if name not in own}  # as it was when the tree grew
         self._extents, self._status = manifest["extents"], manifest["status"]
         _check_larger(self._extents[-1], self.extent, self.path)
-        self._shards = read_shards(self.path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -201,12 +202,11 @@ def read_tree(folder: Path) -> Tree:
 def read_shards(folder: Path) -> list[Shard]:
     """All that is committed in a tree folder, in the order of writing; raises where a node is there twice or lacks its parent."""
     found = [shards.read(path) for path in sorted((folder / SHARDS).glob("*.jsonl"))]
-    known: set[str] = set()
-    for node in in_order(node for shard in found for node in shard.nodes):
-        if node.id in known or (node.parent is not None and node.parent not in known):
-            what = "twice" if node.id in known else f"but not its parent {node.parent}"
+    times = Counter(node.id for shard in found for node in shard.nodes)
+    for node in (node for shard in found for node in shard.nodes):
+        if times[node.id] > 1 or (node.parent is not None and node.parent not in times):
+            what = "twice" if times[node.id] > 1 else f"but not its parent {node.parent}"
             raise ValueError(f"{folder / SHARDS} holds node {node.id} {what}; files in it were changed: delete the folder, grow again")
-        known.add(node.id)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from data.trees.dedup import Deduplicator, normalise
 from data.trees.engine import Completion, Engine, Request, Sampling, node_seed
 from data.trees.filters import Filters
 from data.trees.folder import TreeFolder
-from data.trees.nodes import Node, Tree, child_id, in_order, root_number
+from data.trees.nodes import Node, child_id, in_order, root_number
 from data.trees.openers import Openers
 from data.trees.openers import requests as as_requests
 from data.trees.plan import TreeConfig
@@ -44,32 +44,22 @@ class Tools:
     tokenizer: Any
     openers: Openers
     filters: Filters
-    dedup: "DedupMaker"
+    dedup: Callable[[], Deduplicator]
     progress: Progress | None = None
 
 
-class DedupMaker(Protocol):
-    """Makes what looks for duplicates in one layer."""
-
-    def __call__(self) -> Deduplicator: ...
-
-
-def grow(plan: TreeConfig, tools: Tools, folder: TreeFolder) -> Tree:
-    """Grows a tree in a folder that was begun; only what the folder does not hold yet.
+def grow(plan: TreeConfig, tools: Tools, folder: TreeFolder) -> None:
+    """Grows a tree in a folder that was begun; only what the folder does not hold yet. It ends early where a layer stays empty.
 
     Every node's prompt is its parent's prompt, the parent's text, then the opener of its own role (arXiv 2406.11354). Turns that a filter
     drops or that repeat another one are counted; sampled turns are drawn again until the quota is full, `max_rounds` are over or a
     round yields less than `min_yield`. The work is cut into blocks, which follow from the plan and from what is committed; a block is
     committed when all of it is judged. Blocks that the folder holds already are taken from it, so a growth that was killed ends in the tree
     of one that was not, as far as the engine repeats itself.
-
-    Returns:
-        The whole tree; it ends early where a layer stays empty.
     """
     growth = _Growth(plan, tools, folder)
     for layer in range(plan.depth):
         growth.layer(layer)
-    return folder.tree
 
 
 def first_questions(plan: TreeConfig, tools: Tools, most: int = 2000) -> list[str]:
@@ -85,15 +75,13 @@ def first_questions(plan: TreeConfig, tools: Tools, most: int = 2000) -> list[st
     return list({normalise(text): text for text in reversed(useful)}.values())[::-1]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Place:
     """Where turns are to stand: below a parent, or below a root prompt."""
 
     name: str
     parent: Node | None
     quota: int
-    kept: int = 0
-    attempts: int = 0
     root: int = 0  # number of the first question here; only without a parent
 
 
@@ -114,16 +102,17 @@ class _Growth:
     def layer(self, number: int) -> None:
         """Fills a layer's places as far as they can be filled."""
         places = self._places(number)
-        self._expect(sum(max(0, place.quota - place.kept) for place in places) - self.plan.layer_sizes[number])
+        self._expect(sum(map(self._missing, places)) - self.plan.layer_sizes[number])
         sampled = self.plan.of("temperature", number) > 0
         judge = _Judge(self, number)
         for attempt in range(self.plan.max_rounds if sampled else 1):
-            open_places = [place for place in places if place.kept < place.quota and (sampled or not place.attempts)]
-            wanted = sum(place.quota - place.kept for place in open_places)
+            open_places = [place for place in places if self._missing(place) and (sampled or not self.attempts[place.name])]
+            wanted = sum(map(self._missing, open_places))
             if not wanted:
                 break
             self._expect(wanted if attempt else 0)
-            kept = self._round(number, attempt, open_places, judge)
+            self._round(number, attempt, open_places, judge)
+            kept = wanted - sum(map(self._missing, open_places))
             floor = self.plan.min_yield * wanted
             if floor >= 1 and kept < floor:  # in a round so small that the floor is below one turn, chance decides
                 break
@@ -131,34 +120,33 @@ class _Growth:
 
     def _places(self, number: int) -> list[_Place]:
         if number == 0:
-            places = [_Place(root_name(self.plan, root), None, self.plan.quota(root), root=root) for root in self.plan.places()]
-        else:
-            parents = [node for node in in_order(self.layers[number - 1]) if self.plan.layers_of(root_number(node.id)) > number]
-            places = [_Place(node.id, node, self.plan.children[number]) for node in parents]
-        for place in places:
-            place.kept, place.attempts = self.children[place.name], self.attempts[place.name]
-        return places
+            return [_Place(root_name(self.plan, root), None, self.plan.quota(root), root=root) for root in self.plan.places()]
+        parents = [node for node in in_order(self.layers[number - 1]) if self.plan.layers_of(root_number(node.id)) > number]
+        return [_Place(node.id, node, self.plan.children[number]) for node in parents]
 
-    def _round(self, number: int, attempt: int, places: Sequence[_Place], judge: "_Judge") -> int:
-        """Draws what is missing everywhere; gives how many turns were kept."""
+    def _missing(self, place: _Place) -> int:
+        return max(0, place.quota - self.children[place.name])
+
+    def _round(self, number: int, attempt: int, places: Sequence[_Place], judge: "_Judge") -> None:
+        """Draws what is missing everywhere."""
         stage = stage_name(number, attempt)
-        turns = [(place, place.attempts + k) for place in places for k in range(place.quota - place.kept)]
+        turns = [(place, self.attempts[place.name] + k) for place in places for k in range(self._missing(place))]
         # Prompts of like length side by side: little padding; stable, so siblings stay together and share what was read of their prompt.
         lengths = {place.name: sum(node.tokens for node in self._path(place.parent)) for place in places}
         turns.sort(key=lambda turn: lengths[turn[0].name])
-        before = sum(place.kept for place in places)
-        done = self.folder.stage(stage)
-        for shard in done:
+        done, committed = Counter[str](), self.folder.stage(stage)
+        for shard in committed:
+            done.update(shard.attempts)
             self._take(shard)
             self._advance(number, shard, before=True)
-        turns, size = _without(turns, sum((Counter(shard.attempts) for shard in done), Counter[str]())), self.tools.engine.block_size
+        turns, size = _without(turns, done), self.tools.engine.block_size
         blocks = [turns[start : start + size] for start in range(0, len(turns), size)]
         if blocks:
             start = time.perf_counter()
             written = self.tools.engine.complete(
                 (self._requests(block) for block in blocks), sampling(self.plan, self.tools.openers, number)
             )
-            for block_number, (block, completions) in enumerate(zip(blocks, written, strict=True), start=len(done)):
+            for block_number, (block, completions) in enumerate(zip(blocks, written, strict=True), start=len(committed)):
                 nodes, tally = judge.judge(block, completions)
                 shard = Shard(
                     growth=self.folder.growth,
@@ -173,9 +161,6 @@ class _Growth:
                 self._take(shard)
                 self._advance(number, shard)
                 start = time.perf_counter()
-        for place in places:
-            place.kept, place.attempts = self.children[place.name], self.attempts[place.name]
-        return sum(place.kept for place in places) - before
 
     def _take(self, shard: Shard) -> None:
         self.attempts.update(shard.attempts)

@@ -3,19 +3,35 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from data.trees.engine import Embedder
-    from data.trees.folder import TreeFolder
-    from data.trees.grow import Tools
-    from data.trees.openers import Openers
-    from data.trees.plan import TreeConfig
-    from data.trees.reference import Reference
-    from data.trees.writers import Writer
+from tqdm import tqdm
+
+from data.fingerprint import fingerprint
+from data.index import cache_folder, states_of
+from data.trees.dedup import Deduplicator
+from data.trees.embed import load_embedder
+from data.trees.engine import Embedder
+from data.trees.export import choose, delete, paths, write
+from data.trees.external import dialogues_of
+from data.trees.filters import Filters
+from data.trees.folder import TreeFolder, read_manifest
+from data.trees.grow import Tools, first_questions, grow, systems
+from data.trees.merge import check_plan, common, find_parts, merge
+from data.trees.openers import Openers, derive, requests
+from data.trees.plan import TreeConfig
+from data.trees.progress import Bar
+from data.trees.provenance import versions
+from data.trees.reference import Reference, read_reference
+from data.trees.report import Grown
+from data.trees.report_page import PAGE, write_report
+from data.trees.sift import sift
+from data.trees.similarity import draw_histogram, nearest
+from data.trees.writers import Writer
 
 # Settings that do not decide what grows; children, turns and sampling stand in the extent, which may be larger the next time.
 NOT_IDENTITY = {
@@ -25,7 +41,7 @@ NOT_IDENTITY = {
 READERS = {"llava": "llava", "sharegpt": "sharegpt", "messages": "messages", "parquet": "messages", "text": "text"}  # of exported files
 
 
-def grow_tree(plan: "TreeConfig", writer: "Writer", folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
+def grow_tree(plan: TreeConfig, writer: Writer, folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
     """Grows a tree in a folder, exports its dialogues, reports on it.
 
     A folder with unfinished growth of the same plan and model is continued, one with a smaller plan of the same kind extended; a finished
@@ -38,10 +54,6 @@ def grow_tree(plan: "TreeConfig", writer: "Writer", folder: str | Path, *, progr
         ValueError: No usable chat template, turns too long for the model, or a folder with another tree.
         RuntimeError: Not one dialogue came out; the counts of what was dropped are in the message.
     """
-    from data.trees.export import delete
-    from data.trees.grow import first_questions, grow
-    from data.trees.reference import read_reference
-
     reference = read_reference(plan.report)  # first: a wrong path is not to be known after hours
     embed = embedder(plan, writer.embed)
     tools = tools_of(plan, writer, embed)
@@ -57,26 +69,20 @@ def grow_tree(plan: "TreeConfig", writer: "Writer", folder: str | Path, *, progr
         return publish(plan, home, embed or writer.embed, reference)
 
 
-def tools_of(plan: "TreeConfig", writer: "Writer", embed: "Embedder | None" = None) -> "Tools":
+def tools_of(plan: TreeConfig, writer: Writer, embed: Embedder | None = None) -> Tools:
     """What a growth works with."""
-    from data.trees.filters import Filters
-    from data.trees.grow import Tools, systems
-    from data.trees.openers import derive
-
     openers = derive(writer.tokenizer, systems=systems(plan), thinking=plan.thinking, end_ids=writer.engine.end_ids)
     return Tools(
         engine=writer.engine,
         tokenizer=writer.tokenizer,
         openers=openers,
         filters=Filters(plan.filters, openers.markers),
-        dedup=partial(_deduplicator, plan, embed),
+        dedup=partial(Deduplicator, plan.dedup, embed),
     )
 
 
-def open_folder(plan: "TreeConfig", writer: "Writer", openers: "Openers", folder: str | Path) -> "TreeFolder":
+def open_folder(plan: TreeConfig, writer: Writer, openers: Openers, folder: str | Path) -> TreeFolder:
     """The folder of a grown tree, with all that decides it."""
-    from data.trees.folder import TreeFolder
-
     identity = {
         "plan": settings(plan),
         "engine": plan.engine.kind,
@@ -86,18 +92,15 @@ def open_folder(plan: "TreeConfig", writer: "Writer", openers: "Openers", folder
     return TreeFolder(folder, identity, extent_of(plan), _about(plan, writer.name))
 
 
-def settings(plan: "TreeConfig") -> dict[str, Any]:
+def settings(plan: TreeConfig) -> dict[str, Any]:
     """What of a plan decides which turns are kept; files stand there by their content, so they may move."""
-    from data.fingerprint import fingerprint
-    from data.index import cache_folder
-
     values = plan.model_dump(mode="json", exclude=NOT_IDENTITY)
     files = [Path(file) for file in plan.filters.decontaminate]
     values["filters"]["decontaminate"] = [one.sha256 for one in fingerprint(files, cache_folder())]
     return values
 
 
-def extent_of(plan: "TreeConfig") -> dict[str, Any]:
+def extent_of(plan: TreeConfig) -> dict[str, Any]:
     """How far a plan grows."""
     layers = [
         {"children": plan.children[layer]} | {name: plan.of(name, layer) for name in ("max_tokens", "temperature", "top_p")}
@@ -107,18 +110,9 @@ def extent_of(plan: "TreeConfig") -> dict[str, Any]:
 
 
 def sift_corpus(
-    plan: "TreeConfig", folder: str | Path, *, tokenizer: Any = None, states: "Embedder | None" = None, progress: bool = True
+    plan: TreeConfig, folder: str | Path, *, tokenizer: Any = None, states: Embedder | None = None, progress: bool = True
 ) -> dict[str, Any]:
     """Takes an external corpus through the same filters, exports and report as a grown tree; returns and raises as `grow_tree`."""
-    from tqdm import tqdm
-
-    from data.index import cache_folder, states_of
-    from data.trees.export import delete
-    from data.trees.external import dialogues_of
-    from data.trees.filters import Filters
-    from data.trees.folder import TreeFolder
-    from data.trees.reference import read_reference
-    from data.trees.sift import sift
 
     assert plan.corpus is not None
     reference = read_reference(plan.report)
@@ -133,19 +127,14 @@ def sift_corpus(
     with _held(home, plan):
         if not home.is_complete:
             bar = tqdm(corpus, desc="sifting", unit="dialogue", disable=not progress, dynamic_ncols=True)
-            sift(bar, Filters(plan.filters, ()), _deduplicator(plan, embed), home)
+            sift(bar, Filters(plan.filters, ()), Deduplicator(plan.dedup, embed), home)
             home.about["skipped"] = dict(skipped)
             delete(home.path)
         return publish(plan, home, embed or states, reference)
 
 
-def merge_parts(plan: "TreeConfig", folder: str | Path, *, states: "Embedder | None" = None) -> dict[str, Any]:
+def merge_parts(plan: TreeConfig, folder: str | Path, *, states: Embedder | None = None) -> dict[str, Any]:
     """Joins the parts below a folder that grew apart into the tree of that folder; returns and raises as `grow_tree`."""
-    from data.trees.export import delete
-    from data.trees.folder import TreeFolder, read_manifest
-    from data.trees.merge import check_plan, common, find_parts, merge
-    from data.trees.reference import read_reference
-
     reference = read_reference(plan.report)
     if plan.dedup.threshold is None:
         raise ValueError(
@@ -160,17 +149,13 @@ def merge_parts(plan: "TreeConfig", folder: str | Path, *, states: "Embedder | N
     home = TreeFolder(folder, common(first), extents[0] | {"sizes": sizes, "parts": extents}, _about(plan, first["model"]))
     with _held(home, plan):
         if not home.is_complete:
-            merge(parts, home, _deduplicator(plan, embed))
+            merge(parts, home, Deduplicator(plan.dedup, embed))
             delete(home.path)
         return publish(plan, home, embed or states, reference)
 
 
-def publish(plan: "TreeConfig", home: "TreeFolder", embed: "Embedder | None", reference: "Reference | None") -> dict[str, Any]:
+def publish(plan: TreeConfig, home: TreeFolder, embed: Embedder | None, reference: Reference | None) -> dict[str, Any]:
     """Writes exports and report of what a folder holds; notes that it is complete."""
-    from data.trees.export import choose, paths, write
-    from data.trees.report import Grown
-    from data.trees.report_page import PAGE, write_report
-
     tree = home.tree
     dialogues = list(paths(tree.nodes))
     if not dialogues:
@@ -192,7 +177,7 @@ def publish(plan: "TreeConfig", home: "TreeFolder", embed: "Embedder | None", re
     }
 
 
-def _source(plan: "TreeConfig", folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
+def _source(plan: TreeConfig, folder: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     """The entry of `data.sources` for what was exported: the tree itself, unless a file holds less of it or weighs it otherwise."""
     is_whole = plan.export.sample is None and plan.export.weights == "shared"
     name = None if is_whole else next(iter(files), None)
@@ -201,14 +186,12 @@ def _source(plan: "TreeConfig", folder: Path, files: Mapping[str, Path]) -> dict
     return {"path": str(files[name]), "format": READERS[name]} | ({"loss_on": plan.loss_on} if name != "text" else {})
 
 
-def embedder(plan: "TreeConfig", states: "Embedder | None") -> "Embedder | None":
+def embedder(plan: TreeConfig, states: Embedder | None) -> Embedder | None:
     """What compares meanings, as the plan says; None: nothing does."""
     name = plan.dedup.embeddings
     if name == "none":
         return None
     if name != "states":
-        from data.trees.embed import load_embedder
-
         return load_embedder(name)
     if states is None:
         raise ValueError(
@@ -218,7 +201,7 @@ def embedder(plan: "TreeConfig", states: "Embedder | None") -> "Embedder | None"
 
 
 @contextmanager
-def _held(home: "TreeFolder", plan: "TreeConfig") -> Iterator[None]:
+def _held(home: TreeFolder, plan: TreeConfig) -> Iterator[None]:
     home.begin(plan.resume)
     try:
         yield
@@ -227,10 +210,7 @@ def _held(home: "TreeFolder", plan: "TreeConfig") -> Iterator[None]:
 
 
 @contextmanager
-def _bar(plan: "TreeConfig", tools: "Tools", enabled: bool) -> Iterator["Tools"]:
-    from dataclasses import replace
-
-    from data.trees.progress import Bar
+def _bar(plan: TreeConfig, tools: Tools, enabled: bool) -> Iterator[Tools]:
 
     bar = Bar(plan, enabled=enabled)
     try:
@@ -239,16 +219,8 @@ def _bar(plan: "TreeConfig", tools: "Tools", enabled: bool) -> Iterator["Tools"]
         bar.close()
 
 
-def _deduplicator(plan: "TreeConfig", embed: "Embedder | None") -> Any:
-    from data.trees.dedup import Deduplicator
-
-    return Deduplicator(plan.dedup, embed)
-
-
-def _similarities(questions: Sequence[str], embed: "Embedder | None", folder: Path) -> dict[str, Any]:
+def _similarities(questions: Sequence[str], embed: Embedder | None, folder: Path) -> dict[str, Any]:
     """Draws how alike first questions are, so that a threshold can be chosen; commits nothing."""
-    from data.trees.similarity import draw_histogram, nearest
-
     assert embed is not None, "the plan asks for no histogram without embeddings"
     if len(questions) < 2:
         raise RuntimeError(f"there are {len(questions)} first questions of use, too few to compare; lower tree.temperature")
@@ -256,10 +228,8 @@ def _similarities(questions: Sequence[str], embed: "Embedder | None", folder: Pa
     return {"questions": len(questions), "histogram": str(path), "next": "choose tree.dedup.threshold by it, then give the command again"}
 
 
-def _check_length(plan: "TreeConfig", openers: "Openers", writer: "Writer") -> None:
+def _check_length(plan: TreeConfig, openers: Openers, writer: Writer) -> None:
     """Refuses a plan whose dialogues the model cannot hold."""
-    from data.trees.openers import requests
-
     marks = [*openers.roots.values(), *(openers.after[plan.role(layer)] for layer in range(plan.depth - 1))]
     lengths = [len(request.ids) for request in requests(marks, [0] * len(marks), writer.tokenizer)]
     roots = len(openers.roots)
@@ -272,8 +242,7 @@ def _check_length(plan: "TreeConfig", openers: "Openers", writer: "Writer") -> N
         )
 
 
-def _about(plan: "TreeConfig", model: str) -> dict[str, Any]:
-    from data.trees.provenance import versions
+def _about(plan: TreeConfig, model: str) -> dict[str, Any]:
 
     return {"model": model, "seed": plan.seed, "versions": versions()}
 

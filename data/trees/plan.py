@@ -4,7 +4,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,7 +81,7 @@ class TreeConfig(BaseModel):
         for name, value in SHAPES.get(str(values.get("shape")), {}).items():
             values.setdefault(name, value)
         if isinstance(values.get("topics"), str):
-            values["topics"] = _lines(values["topics"])
+            values["topics"] = _lines(Path(values["topics"]))
         for name in ("max_tokens", "temperature", "top_p", "ends", "system"):
             if isinstance(values.get(name), int | float | str):
                 values[name] = (values[name],)
@@ -262,11 +262,7 @@ def _spread(number: int) -> float:
     return sum(1.0 / (2 << place) for place, bit in enumerate(reversed(f"{number:b}")) if bit == "1")
 
 
-def _lines(path: str) -> tuple[str, ...]:
-    return tuple(_filled(Path(path)))
-
-
-def _filled(path: Path) -> Iterator[str]:
+def _lines(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise ValueError(f"topics: there is no file {path}; give a text file with one topic a line, or a list")
-    yield from (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())

@@ -31,7 +31,7 @@ from data.trees.engine import Request, Sampling
 
 GOAL = 0.9  # of the plain generator's requests per second
 GREEDY = Sampling(max_tokens=30, temperature=0.0, top_p=1.0, stop_ids=(2,))
-SERVING = Path(__file__).parents[2] / "tests" / "data" / "trees" / "serving.py"
+SERVING = Path(__file__).parents[2] / "tests" / "support" / "serving.py"
 QUESTIONS = ("What is two plus five?", "What is the opposite of hot?", "Where does the Murlo live?", "What is the sum of 18 and 1?")
 MOST_RUNS = 50
 

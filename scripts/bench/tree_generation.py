@@ -215,7 +215,8 @@ def grow_once(plan: TreeConfig, writer: Writer, model: Any) -> Growth:
         tools = tools_of(plan, replace(writer, engine=watched))
         home = open_folder(plan, writer, tools.openers, folder)
         home.begin()
-        tree = grow(plan, tools, home)
+        grow(plan, tools, home)
+        tree = home.tree
         home.close()
         core, wall = time.process_time() - core, time.perf_counter() - wall
     return Growth(layers=watched.layers, before=tokens_before(tree, tools), core=core, wall=wall, own=wall - watched.wall)

@@ -93,7 +93,8 @@ def grow_in(tokenizer: Any) -> Callable[..., Any]:
         home = open_folder(plan, writer, tools.openers, folder)
         home.begin(plan.resume)
         try:
-            return grow(plan, tools, home)
+            grow(plan, tools, home)
+            return home.tree
         finally:
             home.close()
 

@@ -1,27 +1,17 @@
 """Passwords in addresses: used for the connection, shown nowhere."""
 
 import base64
-import importlib.util
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import serving
 
 from data.trees.config import EndpointConfig
 from data.trees.endpoint_dialect import split_address
 from data.trees.engine import Sampling
 
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-serving = _load("serving")
 FakeServer, plain = serving.FakeServer, serving.plain
 
 tokenizer, engine, requests = serving.tokenizer, serving.engine, serving.requests

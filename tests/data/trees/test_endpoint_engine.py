@@ -1,24 +1,14 @@
 """The endpoint engine against a server that fails on request."""
 
-import importlib.util
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import serving
 
 from data.trees.engine import Sampling
 
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-serving = _load("serving")
 FakeServer, plain = serving.FakeServer, serving.plain
 
 tokenizer, engine, requests = serving.tokenizer, serving.engine, serving.requests

@@ -1,23 +1,13 @@
 """Turns that no server will write, among others that are written."""
 
-import importlib.util
 import warnings
-from pathlib import Path
 
 import pytest
+import serving
 
 from data.trees import endpoint_servers
 from data.trees.engine import Completion, Sampling
 
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-serving = _load("serving")
 FakeServer, plain = serving.FakeServer, serving.plain
 
 tokenizer, engine, requests = serving.tokenizer, serving.engine, serving.requests

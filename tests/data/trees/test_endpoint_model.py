@@ -1,24 +1,14 @@
 """Which model is behind the servers of a recipe."""
 
-import importlib.util
 import threading
-from pathlib import Path
 
 import pytest
+import serving
 
 from data.trees.config import EndpointConfig
 from data.trees.engine import Sampling
 from data.trees.writers import served
 
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-serving = _load("serving")
 FakeServer = serving.FakeServer
 
 tokenizer, engine, requests = serving.tokenizer, serving.engine, serving.requests

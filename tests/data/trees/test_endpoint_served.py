@@ -1,25 +1,14 @@
 """The endpoint engine against a real `transformers serve`."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+import serving
 
 from data.terrarium.base import BASE
 from data.trees.config import EndpointConfig
 from data.trees.endpoint_engine import EndpointEngine
 from data.trees.engine import Sampling
-
-
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-serving = _load("serving")
 
 tokenizer, engine, requests = serving.tokenizer, serving.engine, serving.requests
 

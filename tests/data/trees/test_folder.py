@@ -150,8 +150,12 @@ def test_a_damaged_shard_is_named(folder, damage):
 
 def test_a_lost_shard_is_noticed(folder):
     (folder.path / "shards" / _shard("0").name).unlink()
+    folder.close()
+    again = _folder(folder.path)
+    again.begin()
     with pytest.raises(ValueError, match="lacks block 0"):
-        _folder(folder.path).stage("l00-r000")
+        again.stage("l00-r000")
+    again.close()
 
 
 def test_a_node_that_stands_there_twice_is_noticed(folder):
