@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -37,6 +37,36 @@ class PartsConfig(BaseModel):
     llm: PartConfig = Field(default_factory=PartConfig, description="the language model with embeddings and head, or its adapters")
 
 
+class LossConfig(BaseModel):
+    """One term of what training minimises; `train.losses` and `train.distill` say what each comes to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["cross_entropy", "eaft", "lwf", "kl_to_base"] = Field(
+        description="cross_entropy; eaft (2601.02151): the same, weighted by entropy; lwf (1606.09282), kl_to_base: KL to a teacher"
+    )
+    weight: float = Field(1.0, ge=0, description="of this term in the sum")
+    on: Literal["all", "text", "images"] | None = Field(
+        None, description="samples that it counts: all, those without pictures, those with; None: text for kl_to_base, else all"
+    )
+    temperature: float | None = Field(None, gt=0, description="lwf, kl_to_base: of both distributions; None: 2 for lwf, 1 for kl_to_base")
+    teacher: str | None = Field(None, description="lwf, kl_to_base: model folder or name; None: the model as this run finds it")
+    top: int | None = Field(None, ge=2, description="eaft: most probable tokens whose entropy counts; None: 20")
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it needs a teacher."""
+        return self.kind in ("lwf", "kl_to_base")
+
+    @model_validator(mode="after")
+    def _only_what_has_an_effect(self) -> "LossConfig":
+        used = {"lwf": {"temperature", "teacher"}, "kl_to_base": {"temperature", "teacher"}, "eaft": {"top"}}.get(self.kind, set())
+        idle = self.model_fields_set - {"kind", "weight", "on"} - used
+        if idle:
+            raise ValueError(f"{', '.join(sorted(idle))} has no effect on {self.kind}; leave it out")
+        return self
+
+
 class TrainConfig(BaseModel):
     """The `train` section of a recipe."""
 
@@ -60,9 +90,24 @@ class TrainConfig(BaseModel):
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32", description="of the computation; auto: bf16 on a GPU, or on a CPU that has instructions for it, else fp32"
     )
+    gradient_checkpointing: bool = Field(
+        False, description="activations are computed again in the backward pass: less memory, a third more work"
+    )
+    losses: Annotated[
+        tuple[LossConfig, ...], Field(min_length=1, description="terms of what is minimised, each divided by its own count over the step")
+    ] = (LossConfig(kind="cross_entropy"),)
     matmul_precision: Literal["highest", "high", "medium"] = Field("highest", description="of float32 products; medium: bf16 inside")
     verify_frozen: bool = Field(False, description="check after the first and the last step that every frozen tensor is bit-identical")
     save_every: int | None = Field(None, ge=1, description="steps between checkpoints; None: at the end alone")
+    checkpoints: Literal["whole", "trainable"] = Field(
+        "whole", description="those on the way: whole model folders, or only what trains, which loads on top of the base"
+    )
+    keep_states: int = Field(2, ge=1, description="newest states to go on from that are kept; should one be damaged, the one before serves")
+    keep_checkpoints: int | None = Field(None, ge=1, description="newest checkpoints that are kept; None: all")
+    max_rise: float | None = Field(
+        5.0, gt=0, description="nats above the median of the last 64 steps at which the loss counts as broken; None: never"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(("tensorboard",), description="where curves are shown")
     resume: Literal["never", "if_possible", "always"] = Field(
         "if_possible", description="go on with an unfinished run in the output folder, from the last of its save_every; never: begin anew"
     )

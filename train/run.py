@@ -22,13 +22,14 @@ from model.manifest import Manifest
 from model.processor import tokenizer_of
 from train import checkpoint, distributed, resume
 from train.adalora import companions
+from train.blank import text_only_batches
 from train.callbacks import CheckManifest, Metrics, Progress, SaveEvery
 from train.config import Recipe
 from train.optim import with_rates
 from train.precision import resolved
 from train.record import Record, describe_data, describe_training
 from train.rows import deal_out, layout_of_rows, plan_order, tell
-from train.trainer import MixtureTrainer, arguments, text_only_batches
+from train.trainer import MixtureTrainer, arguments
 
 
 @dataclass(frozen=True, kw_only=True)

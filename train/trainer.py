@@ -1,11 +1,9 @@
 """transformers' Trainer with our order, loss, optimizer."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -14,15 +12,14 @@ from transformers.trainer_callback import PrinterCallback
 
 from data.collate import Collator
 from data.dataset import MixedDataset
-from model.layout import layout_of
 from model.manifest import Manifest
+from train.blank import blank_inputs
 from train.config import TrainConfig
 from train.losses import cross_entropy, loss_weight, predicting_positions
 from train.optim import build_optimizer
 from train.precision import resolved
 from train.rows import micro_batches
 
-BLANK = 56  # pixels a side: the smallest picture that every family's processor takes
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -43,6 +40,8 @@ def arguments(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=resolved(config.precision) == "bf16",
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         logging_steps=1,
@@ -94,7 +93,7 @@ class MixtureTrainer(Trainer):
             del model.config.use_cache
         self.remove_callback(PrinterCallback)
         self.shows_a_blank = False
-        self._blank = collator.pictures.inputs([[np.zeros((BLANK, BLANK, 3), np.uint8)]]) if _needs_pictures(model) else None
+        self._blank = blank_inputs(model, collator.pictures)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -151,45 +150,3 @@ class MixtureTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the Trainer's estimate knows neither frozen parts nor pictures."""
         return 0
-
-
-@contextmanager
-def text_only_batches(trainer: MixtureTrainer) -> Iterator[None]:
-    """Lets a batch without pictures carry one that no token stands for.
-
-    It goes through tower and projector on the same way as any other; of its features no row is left, so that they enter nowhere and every
-    gradient there is an exact zero.
-    """
-    inner: Any = getattr(trainer.model, "model", None)
-    if not hasattr(inner, "get_image_features"):
-        yield
-        return
-    features = inner.get_image_features
-
-    def none_left_of_a_blank(*arguments: Any, **options: Any) -> Any:
-        found = features(*arguments, **options)
-        if trainer.shows_a_blank:
-            for name in ("pooler_output", "deepstack_features"):
-                if getattr(found, name, None) is not None:
-                    setattr(found, name, _no_rows(getattr(found, name)))
-        return found
-
-    inner.get_image_features = none_left_of_a_blank
-    try:
-        yield
-    finally:
-        del inner.get_image_features
-
-
-def _no_rows(features: Any) -> Any:
-    """The same nest of tensors, each without its rows."""
-    return features[:0] if isinstance(features, torch.Tensor) else type(features)(_no_rows(one) for one in features)
-
-
-def _needs_pictures(model: Any) -> bool:
-    """Whether a batch must pass the tower for every parameter that trains to have a gradient."""
-    if not hasattr(model.config, "vision_config"):
-        return False
-    layout = layout_of(model.config)
-    trains = {layout.part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return bool(trains & {"vision_tower", "projector"})
