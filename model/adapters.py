@@ -43,7 +43,8 @@ class AdapterConfig(BaseModel):
 
     @model_validator(mode="after")
     def _only_what_has_an_effect(self) -> "AdapterConfig":
-        idle = self.model_fields_set - {"kind"} - _USED[self.kind]
+        fields = type(self).model_fields
+        idle = {name for name in self.model_fields_set if getattr(self, name) != fields[name].default} - {"kind"} - _USED[self.kind]
         if idle:
             raise ValueError(f"{', '.join(sorted(idle))} has no effect on {self.kind}; leave it out")
         if self.initial_rank is not None and self.initial_rank < self.rank:

@@ -61,7 +61,7 @@ class LossConfig(BaseModel):
     @model_validator(mode="after")
     def _only_what_has_an_effect(self) -> "LossConfig":
         used = {"lwf": {"temperature", "teacher"}, "kl_to_base": {"temperature", "teacher"}, "eaft": {"top"}}.get(self.kind, set())
-        idle = self.model_fields_set - {"kind", "weight", "on"} - used
+        idle = {name for name in ("temperature", "teacher", "top") if getattr(self, name) is not None} - used
         if idle:
             raise ValueError(f"{', '.join(sorted(idle))} has no effect on {self.kind}; leave it out")
         return self
