@@ -139,6 +139,26 @@ def is_adapted(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
+def parameters(model: Any) -> Iterator["torch.nn.Parameter"]:
+    """The adapters' own parameters."""
+    for _, layer in _layers(model):
+        for name in layer.adapter_layer_names:
+            yield from getattr(layer, name).parameters()
+
+
+@contextmanager
+def switched_off(model: Any) -> Iterator[None]:
+    """Lets a model be its base for a time; without adapters it is that already."""
+    layers = [layer for _, layer in _layers(model)] if is_adapted(model) else []
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
 def merged_state(model: Any, state: Mapping[str, "torch.Tensor"] | None = None, gather: Gather | None = None) -> dict[str, "torch.Tensor"]:
     """The weights of the model that the adapters and their base make together, under the plain model's names.
 

@@ -55,6 +55,11 @@ def zero_config(name: str, trainable_parameters: int) -> dict[str, Any]:
     return config
 
 
+def partitions_weights(name: str) -> bool:
+    """Whether no process holds whole weights under the settings in zero_configs/NAME.json."""
+    return bool(zero_config(name, 0)["zero_optimization"]["stage"] == 3)
+
+
 @contextmanager
 def gathered(parameters: Iterable[Any]) -> Iterator[None]:
     """Makes parameters whole that ZeRO-3 has partitioned, in every process; what is done to them inside is lost."""
@@ -73,6 +78,49 @@ def full_gradient(parameter: Any) -> Any:
     from deepspeed.utils import safe_get_full_grad
 
     return safe_get_full_grad(parameter)
+
+
+def full_fp32(parameter: Any, moment: str | None = None) -> Any:
+    """The master weights of a parameter that ZeRO keeps, float32 in its full shape, or a moment of its optimizer; a collective.
+
+    Args:
+        parameter: It trains; stage 1, 2 or 3.
+        moment: AdamW's "exp_avg" or "exp_avg_sq"; None: the weights.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    return safe_get_full_fp32_param(parameter) if moment is None else safe_get_full_optimizer_state(parameter, moment)
+
+
+def put_fp32(parameter: Any, value: Any, moment: str | None = None) -> None:
+    """Sets this process's share of what `full_fp32` gives, from the whole; the parameter itself stays as it is."""
+    from deepspeed import utils
+
+    if not hasattr(parameter, "ds_id"):
+        utils.safe_set_full_fp32_param(parameter, value) if moment is None else utils.safe_set_full_optimizer_state(parameter, value, moment)
+        return
+    share = _share_of(parameter, value)  # DeepSpeed's own cut does not fit where the last process holds padding
+    utils.safe_set_local_fp32_param(parameter, share) if moment is None else utils.safe_set_local_optimizer_state(parameter, share, moment)
+
+
+def _share_of(parameter: Any, value: Any) -> Any:
+    import torch
+
+    size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank(group=parameter.ds_process_group)
+    held = value.reshape(-1)[size * rank : size * (rank + 1)]
+    return torch.nn.functional.pad(held, (0, size - len(held)))
+
+
+@contextmanager
+def rewriting(parameter: Any) -> Iterator[None]:
+    """Makes a parameter whole that ZeRO-3 may have partitioned; what the first process does to it inside is kept by all."""
+    if not hasattr(parameter, "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        yield
 
 
 def write_back(parameter: Any) -> None:
@@ -119,9 +167,24 @@ def wait() -> None:
         torch.distributed.barrier()
 
 
+def everywhere(value: Any) -> list[Any]:
+    """What each process says, in the order of their ranks: plain data; a collective."""
+    import torch
+
+    said = [value] * world_size()
+    if world_size() > 1:
+        torch.distributed.all_gather_object(said, value)
+    return said
+
+
+def rank() -> int:
+    """Number of this process in the group."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first() -> bool:
     """Whether this process writes files and prints."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def _free_port() -> int:

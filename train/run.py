@@ -25,10 +25,14 @@ from train.adalora import companions
 from train.blank import text_only_batches
 from train.callbacks import CheckManifest, Metrics, Progress, SaveEvery
 from train.config import Recipe
+from train.distill import teachers
+from train.head import LossHead
+from train.objective import Objective
 from train.optim import with_rates
 from train.precision import resolved
 from train.record import Record, describe_data, describe_training
 from train.rows import deal_out, layout_of_rows, plan_order, tell
+from train.tally import names_of
 from train.trainer import MixtureTrainer, arguments
 
 
@@ -173,15 +177,15 @@ def build_trainer(
     )
     collator = Collator(tokenizer_of(processor), pictures_of(processor), layout_of_rows(recipe))
     tokens = dataset.lengths().reshape(reading.plan.steps, config.batch_size).sum(axis=1)
+    trainer = MixtureTrainer(model, manifest, args, dataset, collator, what_is_minimised(model, recipe, reading))
     callbacks: list[Any] = [
         Metrics(folder / "metrics.jsonl" if first else None, tokens),
         CheckManifest(model, manifest, verify_frozen=config.verify_frozen),
     ]
     if progress and first:
         callbacks.append(Progress(config.stage))
-    trainer = MixtureTrainer(model, manifest, args, dataset, collator, callbacks)
-    for companion in companions(tuner, trainer):
-        trainer.add_callback(companion)
+    for callback in [*callbacks, *companions(tuner, trainer)]:
+        trainer.add_callback(callback)
     if config.save_every is not None:
 
         def save(step: int) -> None:
@@ -192,9 +196,23 @@ def build_trainer(
     return trainer
 
 
+def what_is_minimised(model: Any, recipe: Recipe, reading: Reading) -> Objective:
+    """Part of step 8: the terms of the loss, with teachers that know the model as it is before its first step."""
+    assert recipe.model is not None
+    terms, head, attention = recipe.train.losses, LossHead(model), recipe.model.attention
+    found = teachers(
+        model,
+        head,
+        terms,
+        load=lambda name: build.load_pair(name, attention=attention)[0],
+        partitioned=distributed.partitions_weights(recipe.train.zero),
+    )
+    return Objective(terms, found, head, names_of([one.config.path for one in reading.sources]))
+
+
 def take_all_steps(trainer: MixtureTrainer, saved: Path | None) -> None:
     """Step 9: every optimizer step, with exactly the manifest's tensors training from the first to the last."""
-    with text_only_batches(trainer):
+    with text_only_batches(trainer), trainer.objective.head.installed():
         trainer.train(resume_from_checkpoint=str(saved) if saved is not None else None)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
@@ -15,11 +15,14 @@ from data.dataset import MixedDataset
 from model.manifest import Manifest
 from train.blank import blank_inputs
 from train.config import TrainConfig
-from train.losses import cross_entropy, loss_weight, predicting_positions
+from train.losses import labelled_rows
+from train.objective import Objective
 from train.optim import build_optimizer
 from train.precision import resolved
 from train.rows import micro_batches
 
+TOLD = {"labels", "loss_weights", "predictors", "sources", "text_only", "visible_until", "segment_ids"}
+"""What a batch holds besides the inputs of a model's forward pass."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -65,7 +68,7 @@ class MixtureTrainer(Trainer):
         args: From `arguments`.
         dataset: The samples, in order.
         collator: Makes batches of them.
-        callbacks: Called beside the steps.
+        objective: What is minimised.
     """
 
     # The loss is divided by the number of tokens of the whole step, so accumulation must not divide it again.
@@ -78,12 +81,14 @@ class MixtureTrainer(Trainer):
         args: TrainingArguments,
         dataset: MixedDataset,
         collator: Collator,
-        callbacks: list[TrainerCallback],
+        objective: Objective,
     ) -> None:
-        self.manifest = manifest
+        self.manifest, self.objective = manifest, objective
+        self.stop_asked: Callable[[], bool] = lambda: False
+        self.stop_agreed = False
         self.penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None
         before = dict(vars(model.config))
-        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator, callbacks=callbacks)
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
         # Else the Trainer counts no tokens for families that do not take the count (Qwen-VL), and accumulation sums means.
         self.model_accepts_loss_kwargs = True
         # The Trainer turns the key-value cache off in the config, which would be saved; compute_loss turns it off where it matters.
@@ -108,26 +113,37 @@ class MixtureTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """This micro batch's part of the step's loss: its sum over the tokens of the global batch."""
-        labels, weights = inputs.pop("labels"), inputs.pop("loss_weights", None)
-        inputs.pop("segment_ids", None)  # positions say the same
-        positions = predicting_positions(labels)
+        rows = labelled_rows(inputs)
+        self.objective.tally.saw(inputs)
+        inputs = {name: value for name, value in inputs.items() if name not in TOLD} | {"use_cache": False}
         self.shows_a_blank = self._blank is not None and "pixel_values" not in inputs
-        if self._blank is not None and self.shows_a_blank:
-            # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
-            inputs |= {name: tensor.to(labels.device) for name, tensor in self._blank.items()}
-        outputs = model(**inputs, logits_to_keep=positions, use_cache=False)
-        total, count = cross_entropy(outputs.logits, labels[:, positions + 1], None if weights is None else weights[:, positions + 1])
+        # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
+        blank = {name: tensor.to(rows.labels.device) for name, tensor in (self._blank or {}).items()} if self.shows_a_blank else {}
+        shares = self.objective.shares(num_items_in_batch)
+        loss = self.objective.loss(model, rows, inputs, blank, shares)
         if self.penalty is not None:
-            total = total + count * self.penalty(self.model)  # as if on every token, so that micro batches add up to one penalty
-        loss = total / (count if num_items_in_batch is None else num_items_in_batch)
+            # as if on every token, so that micro batches add up to one penalty
+            loss = loss + (shares * self.objective.counts_of(rows)).sum() * self.penalty(self.model)
         # DeepSpeed averages over processes what is to be a sum.
         loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        """What the step's loss is divided by: the weights of its tokens, over all processes."""
-        total = torch.stack([loss_weight(batch) for batch in batch_samples]).sum().to(device)
-        return self.accelerator.gather(total).sum().float()
+        """What the terms of the step's loss are divided by, over all processes; agrees on whether to stop behind the step."""
+        for batch in batch_samples:  # SHIM until the collator gives these
+            batch.setdefault("sources", torch.zeros_like(batch["labels"]))
+            batch.setdefault("text_only", torch.zeros_like(batch["labels"], dtype=torch.bool))
+        own = self.objective.counts(batch_samples).to(device)
+        told = torch.cat([own, own.new_tensor([float(self.stop_asked())])])
+        *sums, asked = self.accelerator.gather(told).reshape(-1, len(told)).sum(dim=0)
+        self.stop_agreed = bool(asked > 0)
+        return torch.stack(sums)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """Adds losses by source and the share of padding to a step's logs."""
+        if "loss" in logs:
+            logs |= self.objective.tally.logs(self.accelerator.gather)
+        super().log(logs, *arguments, **options)
 
     def save_progress(self, folder: str) -> None:
         """Writes engine, schedule, random numbers, step count in the form that `train(resume_from_checkpoint=...)` reads; a collective."""

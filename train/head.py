@@ -1,0 +1,141 @@
+"""The loss, computed inside the language model's head so that no logit outlives its chunk."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from train.losses import Rows
+
+CHUNK = 2**25  # logits that exist at once, 128 MiB in float32; a loss holds a few tensors of that size
+UNFIT = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")  # models that change what their head gives
+
+Loss = Callable[[torch.Tensor, slice], torch.Tensor]
+"""Logits float32 [rows of a chunk, vocabulary], which rows these are -> a scalar."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A head's matrix, float [vocabulary, hidden], with its bias."""
+
+    matrix: torch.Tensor
+    bias: torch.Tensor | None
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """float32 [rows, vocabulary]."""
+        return functional.linear(hidden_ND, self.matrix, self.bias).float()
+
+
+class LossHead:
+    """Stands in for the forward pass of a model's head: takes the rows that are asked for, gives their loss, or their hidden states.
+
+    The model calls it where it would have called its head, so that whatever hangs on the head's call (ZeRO-3 gathers its weights then)
+    happens as before.
+
+    Args:
+        model: A causal model, LLaVA-style or text-only.
+
+    Raises:
+        ValueError: The model does more to its logits than its head does.
+    """
+
+    def __init__(self, model: Any) -> None:
+        text = model.config.get_text_config()
+        found = [name for name in UNFIT if getattr(text, name, None) not in (None, 1.0)]
+        if found:
+            raise ValueError(
+                f"{type(model).__name__} changes its logits behind the head ({', '.join(found)}), which training does not do; "
+                "use a LLaMA or Qwen backbone"
+            )
+        self.module = model.get_output_embeddings()
+        self._rows: Rows | None = None
+        self._loss: Callable[[torch.Tensor, Weights], torch.Tensor] | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Takes the place of the head's forward pass for a time."""
+        self.module.forward = self._forward
+        try:
+            yield
+        finally:
+            del self.module.forward
+
+    @contextmanager
+    def asked(self, rows: Rows, loss: Callable[[torch.Tensor, Weights], torch.Tensor] | None = None) -> Iterator[None]:
+        """What the next forward pass is for; inside, the model's `logits` are the answer.
+
+        Args:
+            rows: Rows of the hidden states, the others being dropped.
+            loss: From their hidden states [rows, hidden], with the head's weights, to a scalar; None: the hidden states are the answer.
+        """
+        self._rows, self._loss = rows, loss
+        try:
+            yield
+        finally:
+            self._rows = self._loss = None
+
+    def weights(self) -> Weights:
+        """The head's own."""
+        return Weights(self.module.weight, getattr(self.module, "bias", None))
+
+    def _forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        assert self._rows is not None, "the head is used outside of a loss"
+        hidden_ND = hidden_BTD[self._rows.batch, self._rows.position]
+        return hidden_ND if self._loss is None else self._loss(hidden_ND, self.weights())
+
+
+def chunked(hidden_ND: torch.Tensor, weights: Weights, loss: Loss, *, chunk: int = CHUNK) -> torch.Tensor:
+    """A loss that is a sum over rows, with logits of a few rows at a time in memory.
+
+    The gradients are taken chunk by chunk in the forward pass, while the chunk's logits are there; so nothing is computed twice, and the
+    memory does not grow with the number of rows.
+
+    Args:
+        hidden_ND: Hidden states behind the final norm, [rows, hidden].
+        weights: The head.
+        loss: Called once for each chunk of rows, in order.
+        chunk: Logits that exist at once.
+
+    Returns:
+        The sum over the chunks, float32 [].
+    """
+    rows = max(1, chunk // weights.matrix.shape[0])
+    result: torch.Tensor = _Chunked.apply(hidden_ND, weights.matrix, weights.bias, loss, rows)
+    return result
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None, loss: Loss, rows: int) -> torch.Tensor:
+        head = [one for one in (matrix, bias) if one is not None]
+        trained = [one for one, needed in zip(head, ctx.needs_input_grad[1:], strict=False) if needed]
+        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # float32: a sum of many chunks in bfloat16 would lose the small ones
+        to_head = [torch.zeros_like(one, dtype=torch.float32) for one in trained]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for first in range(0, len(hidden), rows):
+            span = slice(first, min(first + rows, len(hidden)))
+            part = hidden[span].detach().requires_grad_(to_hidden is not None)
+            leaves = [one.detach().requires_grad_(any(one is other for other in trained)) for one in head]
+            with torch.enable_grad():
+                value = loss(functional.linear(part, *leaves).float(), span)
+            total += value.detach()
+            wanted = [one for one in (part, *leaves) if one.requires_grad]
+            if not wanted:
+                continue
+            found = list(torch.autograd.grad(value, wanted))
+            if to_hidden is not None:
+                to_hidden[span] = found.pop(0)
+            for place, gradient in zip(to_head, found, strict=True):
+                place += gradient
+        ctx.save_for_backward(to_hidden, *(gradient.to(one.dtype) for gradient, one in zip(to_head, trained, strict=True)))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        to_hidden, *to_head = (None if one is None else one * gradient.to(one.dtype) for one in ctx.saved_tensors)
+        found = [to_head.pop(0) if needed else None for needed in ctx.needs_input_grad[1:3]]
+        return (to_hidden, *found, None, None)
