@@ -53,6 +53,11 @@ class PackingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     length: int = Field(ge=16, description="tokens of a row")
+    trees: bool = Field(
+        True,
+        description="dialogues of one tree share rows, what they have in common is computed once, where the model's attention can; "
+        "without packing each has a row of its own",
+    )
 
 
 class DataConfig(BaseModel):

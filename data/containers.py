@@ -255,7 +255,8 @@ def _dialogues(folder: Path) -> Iterator[Raw]:
 
     if read_manifest(folder)["status"] != "complete":
         raise ValueError(f"{folder} holds a tree that is still growing; let perennial generate finish it first")
-    dialogues = list(paths(read_tree(folder).nodes))
+    # Depth first, also where branches end in different layers: those that share most stand side by side, for rows that hold several.
+    dialogues = sorted(paths(read_tree(folder).nodes), key=lambda path: [int(number) for number in path[-1].id.split(".")])
     yield from map(to_llava, dialogues, weights(dialogues))
 
 

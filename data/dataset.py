@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from data.branches import join, merge, shared_tokens
 from data.chat import ChatFormat
 from data.config import DataConfig, SourceConfig
 from data.conversation import where
@@ -20,6 +21,7 @@ from data.plan import Plan, tokens_of
 from data.problems import Problem
 
 IGNORED = -100  # label of a token that carries no loss
+PLACES = ("positions", "visible_until", "predictors")  # what a sample has whose dialogues part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +30,9 @@ class Samples:
 
     Attributes:
         index: All of its good records.
-        rows: int64 [samples]: the index's rows that are used.
-        tokens: int32 [samples]: tokens of each.
+        rows: int64 [dialogues]: the index's rows that are used.
+        bounds: int64 [samples + 1]: sample i holds `rows[bounds[i]:bounds[i + 1]]`; one row, unless dialogues of a tree are joined.
+        tokens: int32 [samples]: tokens of each; those that its dialogues share count once.
         num_images: int32 [samples]: pictures of each.
         problems: Every bad record, with what the index cannot know: ids given twice, samples too long.
         repairs: How often each oddity was put right.
@@ -38,6 +41,7 @@ class Samples:
 
     index: Index
     rows: np.ndarray
+    bounds: np.ndarray
     tokens: np.ndarray
     num_images: np.ndarray
     problems: tuple[Problem, ...]
@@ -45,7 +49,12 @@ class Samples:
     unused: int
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.bounds) - 1
+
+    @property
+    def dialogues(self) -> np.ndarray:
+        """How many dialogues each sample holds, int64 [samples]."""
+        return np.diff(self.bounds)
 
     @property
     def config(self) -> SourceConfig:
@@ -61,6 +70,7 @@ class Samples:
             weight=self.config.weight,
             share=self.config.share,
             max_epochs=self.config.max_epochs,
+            mean_dialogues=len(self.rows) / max(len(self), 1),
             mean_tokens=float(self.tokens.mean()) if len(self) else 1.0,
             text_only=not self.num_images.any(),
         )
@@ -129,12 +139,28 @@ def select(index: Index, longest: int, draw: np.random.Generator) -> Samples:
     return Samples(
         index=index,
         rows=used,
+        bounds=np.arange(len(used) + 1),
         tokens=tokens[used],
         num_images=images[used],
         problems=tuple(sorted(problems, key=lambda problem: problem.record)),
         repairs=repairs,
         unused=len(rows) - len(used),
     )
+
+
+def join_trees(sources: Sequence[Samples], capacity: int) -> list[Samples]:
+    """The same sources; of those that are trees, a sample holds several dialogues, with what they have in common once.
+
+    Args:
+        sources: From `load_sources`.
+        capacity: Tokens of a row, which no sample may exceed.
+    """
+    return [_joined(one, capacity) if one.config.format == "tree" and len(one) else one for one in sources]
+
+
+def _joined(samples: Samples, capacity: int) -> Samples:
+    bounds, tokens = join(samples.tokens, shared_tokens(samples.index.table, samples.rows), capacity)
+    return replace(samples, bounds=bounds, tokens=tokens, num_images=np.add.reduceat(samples.num_images, bounds[:-1]))
 
 
 def check_shares(sources: Sequence[Samples], max_bad_share: float) -> None:
@@ -178,24 +204,31 @@ class MixedDataset(Dataset[list[dict[str, Any]]]):
 
     def sample(self, source: int, number: int) -> dict[str, Any]:
         """One sample: `input_ids` and `labels`, int64 [tokens]; `weights`, float32 [tokens], each token's in the loss; `images`, a list of
-        uint8 arrays [height, width, 3].
+        uint8 arrays [height, width, 3]; `source`, its number. Where dialogues part, also `positions`, `visible_until`, `predictors` of
+        `data.branches.Branches`.
 
         Raises:
             RuntimeError: A picture can no longer be read, or is not the one that was indexed; the message names the record.
         """
-        found = self._tables[source][int(self.sources[source].rows[number])]
-        ids, spans, weights = (_numbers(found, name) for name in ("input_ids", "spans", "weights"))
-        per_token = np.zeros(len(ids), np.float32)
-        for first, last, weight in zip(spans[::2].tolist(), spans[1::2].tolist(), weights.tolist(), strict=True):
-            per_token[first:last] = weight
-        per_token[:1] = 0  # nothing predicts the first token
+        samples, table = self.sources[source], self._tables[source]
+        rows = samples.rows[samples.bounds[number] : samples.bounds[number + 1]].tolist()
+        found = table[rows[0]]
+        ids, weights, places = _numbers(found, "input_ids"), _weights(found), {}
+        if len(rows) > 1:
+            others = [table[row] for row in rows[1:]]
+            branches = merge([ids, *(_numbers(one, "input_ids") for one in others)], [weights, *map(_weights, others)])
+            ids, weights = branches.input_ids, branches.weights
+            if not branches.is_one_path:
+                places = {name: torch.from_numpy(getattr(branches, name)) for name in PLACES}
         input_ids = torch.from_numpy(ids.astype(np.int64))
-        weights_T = torch.from_numpy(per_token)
+        weights_T = torch.from_numpy(weights)
         return {
             "input_ids": input_ids,
             "labels": torch.where(weights_T > 0, input_ids, IGNORED),
             "weights": weights_T,
             "images": self._images(found, source),
+            "source": source,
+            **places,
         }
 
     def lengths(self) -> np.ndarray:
@@ -226,8 +259,18 @@ class MixedDataset(Dataset[list[dict[str, Any]]]):
 
 
 def per_sample(sources: Sequence[Samples], plan: Plan, name: str) -> np.ndarray:
-    """A number ("tokens", "num_images") of each sample of a plan's order, int64 [samples]."""
+    """A number ("tokens", "num_images", "dialogues") of each sample of a plan's order, int64 [samples]."""
     return tokens_of(plan.order, [getattr(one, name) for one in sources])
+
+
+def _weights(found: Any) -> np.ndarray:
+    """Each token's weight in the loss."""
+    spans = _numbers(found, "spans")
+    per_token = np.zeros(len(_numbers(found, "input_ids")), np.float32)
+    for first, last, weight in zip(spans[::2].tolist(), spans[1::2].tolist(), _numbers(found, "weights").tolist(), strict=True):
+        per_token[first:last] = weight
+    per_token[:1] = 0  # nothing predicts the first token
+    return per_token
 
 
 def _numbers(found: Any, name: str) -> np.ndarray:

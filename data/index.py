@@ -21,7 +21,7 @@ from data.encode import Chunk, Encoder, RawRecord, Row, Work, state_of
 from data.fingerprint import FileState, fingerprint, key_of
 from data.problems import Problem
 
-VERSION = 1  # of what the files hold; another one makes every index anew
+VERSION = 2  # of what the files hold; another one makes every index anew
 CHUNK_BYTES = 64 * 2**20  # of pictures inside records: a chunk ends behind so many
 CHUNK = 4096  # records: the unit of work, of a file, of what an interruption costs
 ALONE = 3  # chunks that one process encodes before others, which take seconds to start, are called

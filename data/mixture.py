@@ -22,6 +22,7 @@ class Source:
         weight: How often each sample is seen, relative to other sources'.
         share: Fixed share of the mixture in place of the weight.
         max_epochs: See no sample more often than this, on average; None: no limit.
+        mean_dialogues: Dialogues of a sample: what shares by samples count, so that joining dialogues of a tree does not change them.
         mean_tokens: Tokens of a sample.
         text_only: Whether no sample has a picture.
     """
@@ -31,6 +32,7 @@ class Source:
     weight: float = 1.0
     share: float | None = None
     max_epochs: float | None = None
+    mean_dialogues: float = 1.0
     mean_tokens: float = 1.0
     text_only: bool = False
 
@@ -115,7 +117,7 @@ def check_sizes(sources: Sequence[Source]) -> None:
 
 def _shares(sources: Sequence[Source], text_share: float | None, share_by: ShareBy) -> np.ndarray:
     """Each source's part of the samples."""
-    per_sample = np.array([source.mean_tokens if share_by == "tokens" else 1.0 for source in sources])
+    per_sample = np.array([source.mean_tokens if share_by == "tokens" else source.mean_dialogues for source in sources])
     amounts = np.array([source.size * source.weight for source in sources], np.float64) * per_sample
     fixed = np.array([source.share or 0.0 for source in sources])
     shares = _by_text(sources, amounts, text_share, bool(fixed.any())) if text_share is not None else _by_source(amounts, fixed)

@@ -65,12 +65,11 @@ def check_position(saved: dict[str, Any], now: dict[str, Any], where: str) -> No
         where: What holds the saved position, for the message.
 
     Raises:
-        ValueError: Other rows would have been seen, or other numbers of processes hold parts of the optimizer; the message names what
-            changed: a file, a size, a setting, the seed, the world size.
+        ValueError: Other rows would have been seen; the message names what changed: a file, a size, a setting, the seed.
     """
     changes = [
         f"{name} was {saved[key]}, is {now[key]}"
-        for key, name in (("seed", "train.seed"), ("batch_size", "train.batch_size"), ("processes", "the number of processes"))
+        for key, name in (("seed", "train.seed"), ("batch_size", "train.batch_size"))
         if saved[key] != now[key]
     ]
     changes += _changed_settings(saved["settings"], now["settings"])

@@ -79,7 +79,7 @@ def describe(
         "steps": plan.steps,
         "batch_size": plan.batch_size,
         "micro_batch": showing.micro_batch,
-        "samples": len(plan.members),
+        "samples": int(per_sample(dataset.sources, plan, "dialogues")[plan.members].sum()),
         "tokens": int(lengths.sum()),
         "max_length": config.longest,
         "packing": _packing(dataset, config, lengths),
@@ -156,10 +156,11 @@ def _packing(dataset: MixedDataset, config: DataConfig, lengths: np.ndarray) -> 
     length = config.packing.length
     if not len(lengths):
         return {"length": length, "fill": None, "advice": None}
+    tokens, dialogues = (per_sample(dataset.sources, dataset.plan, name) for name in ("tokens", "dialogues"))
     return {
         "length": length,
         "fill": float(lengths.mean() / length),
-        "advice": advice(float(per_sample(dataset.sources, dataset.plan, "tokens").mean()), length),
+        "advice": advice(float(tokens.sum() / dialogues.sum()), length),
     }
 
 
@@ -180,8 +181,8 @@ def _origins(dataset: MixedDataset, sources: Sequence[Samples]) -> np.ndarray:
 
 
 def _sources(dataset: MixedDataset, sources: Sequence[Samples], origins: np.ndarray) -> list[dict[str, Any]]:
-    tokens = per_sample(dataset.sources, dataset.plan, "tokens")[dataset.plan.members]
-    samples = np.bincount(origins, minlength=len(sources))
+    tokens, dialogues = (per_sample(dataset.sources, dataset.plan, name)[dataset.plan.members] for name in ("tokens", "dialogues"))
+    samples = np.bincount(origins, weights=dialogues, minlength=len(sources))
     read = np.bincount(origins, weights=tokens, minlength=len(sources))
     return [
         {
@@ -190,13 +191,13 @@ def _sources(dataset: MixedDataset, sources: Sequence[Samples], origins: np.ndar
             "format": one.config.format,
             "records": one.index.records,
             "bad_records": one.bad_records,
-            "samples": len(one),
+            "samples": len(one.rows),
             "unused": one.unused,
             "planned_samples": int(samples[number]),
             "planned_tokens": int(read[number]),
             "sample_share": float(samples[number] / max(samples.sum(), 1)),
             "token_share": float(read[number] / max(read.sum(), 1)),
-            "epochs": float(samples[number] / len(one)) if len(one) else 0.0,
+            "epochs": float(samples[number] / len(one.rows)) if len(one) else 0.0,
             "kinds": {
                 kind: {"count": count, "meaning": KINDS[kind], "first": next(p.message for p in one.problems if p.kind == kind)}
                 for kind, count in one.kinds.items()
@@ -255,7 +256,7 @@ class _Reader:
 
     def __call__(self, dataset: MixedDataset, source: int, number: int) -> dict[str, Any]:
         samples = dataset.sources[source]
-        found = samples.index.table.select_columns(["record", "id"])[int(samples.rows[number])]
+        found = samples.index.table.select_columns(["record", "id"])[int(samples.rows[samples.bounds[number]])]
         about = found | {"path": samples.config.path, "place": where(samples.config.path, found["record"])}
         try:
             sample = dataset.sample(source, number)

@@ -28,7 +28,9 @@ class ModelConfig(BaseModel):
         "full", description="which parts train: names of model/presets.py joined by '+', each with a range of layers or not"
     )
     adapter: AdapterConfig | None = Field(None, description="adapters on the preset's linear layers, in place of these themselves")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field("sdpa", description="attention kernel")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention", "varlen"] = Field(
+        "auto", description="attention kernel; auto: the fastest exact one for these rows on this machine (see model/attention.py)"
+    )
     vision_feature_layer: int | None = Field(
         None, description="assembly only: tower layer whose states the projector reads; None keeps the vision folder's own, else -2"
     )

@@ -34,7 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     import json
 
-    from data.collate import Collator
     from data.dataset import load_sources
     from data.pictures import pictures_of
     from data.preview import Showing, describe, numbers
@@ -45,7 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     processor = load_processor(recipe.model)
     pictures, tokenizer, layout = pictures_of(processor), tokenizer_of(processor), layout_of_rows(recipe)
-    Collator(tokenizer, pictures, layout)  # refuses what training would refuse
     micro, _ = micro_batches(recipe.train, processes=1)
     sources = load_sources(recipe.data, tokenizer, pictures, seed=recipe.train.seed, progress=sys.stderr.isatty())
     dataset = planned(recipe, sources)

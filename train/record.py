@@ -68,7 +68,7 @@ def describe_data(reading: Reading) -> dict[str, Any]:
             "path": source.config.path,
             "sha256": source.index.sha256,
             "records": source.index.records,
-            "samples": len(source),
+            "samples": len(source.rows),
             "left_out": source.kinds,
             "unused": source.unused,
             "repairs": source.repairs,

@@ -1,18 +1,18 @@
 """transformers' Trainer with our order, loss, optimizer."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from data.collate import Collator
 from data.dataset import MixedDataset
+from model.attention import attention_inputs
 from model.manifest import Manifest
+from train import distributed
 from train.blank import blank_inputs
 from train.config import TrainConfig
 from train.losses import labelled_rows
@@ -21,7 +21,7 @@ from train.optim import build_optimizer
 from train.precision import resolved
 from train.rows import micro_batches
 
-TOLD = {"labels", "loss_weights", "predictors", "sources", "text_only", "visible_until", "segment_ids"}
+TOLD = {"labels", "loss_weights", "predictors", "sources", "text_only"}
 """What a batch holds besides the inputs of a model's forward pass."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -59,6 +59,17 @@ def arguments(
     )
 
 
+class RowsFrom(SequentialSampler):
+    """The rows of the plan in order, from one of them on; its length is the whole plan's, from which the Trainer reckons its epochs."""
+
+    def __init__(self, rows: Any, first: int) -> None:
+        super().__init__(rows)
+        self._first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._first, len(self)))
+
+
 class MixtureTrainer(Trainer):
     """Trains on a planned order of samples, the loss summed over its tokens and divided by their number in the global batch.
 
@@ -86,6 +97,7 @@ class MixtureTrainer(Trainer):
         self.manifest, self.objective = manifest, objective
         self.stop_asked: Callable[[], bool] = lambda: False
         self.stop_agreed = False
+        self.first_row = 0
         self.penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None
         before = dict(vars(model.config))
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
@@ -98,10 +110,20 @@ class MixtureTrainer(Trainer):
             del model.config.use_cache
         self.remove_callback(PrinterCallback)
         self.shows_a_blank = False
-        self._blank = blank_inputs(model, collator.pictures)
+        partitioned = args.world_size > 1 and args.hf_deepspeed_config.is_zero3()
+        self._blank = blank_inputs(model, collator.pictures, partitioned=partitioned)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+    def _get_train_sampler(self, train_dataset: Any = None) -> "RowsFrom":
+        return RowsFrom(self.train_dataset if train_dataset is None else train_dataset, self.first_row)
+
+    def _prepare_for_training(self, *arguments: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments)
+        distributed.keep_gradient_norm(self.deepspeed)
+        # Checkpointing has made every embedding's output ask for a gradient, for a way of checkpointing that is not ours: frozen layers
+        # below the first that trains, the whole tower among them, would run backward for nothing.
+        if hasattr(self.model, "disable_input_require_grads"):
+            self.model.disable_input_require_grads()
+        return prepared
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the trainable parameters, in the groups of train/optim.py."""
@@ -115,7 +137,8 @@ class MixtureTrainer(Trainer):
         """This micro batch's part of the step's loss: its sum over the tokens of the global batch."""
         rows = labelled_rows(inputs)
         self.objective.tally.saw(inputs)
-        inputs = {name: value for name, value in inputs.items() if name not in TOLD} | {"use_cache": False}
+        plain = {name: value for name, value in inputs.items() if name not in TOLD}
+        inputs = attention_inputs(self.model, plain) | {"use_cache": False}
         self.shows_a_blank = self._blank is not None and "pixel_values" not in inputs
         # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
         blank = {name: tensor.to(rows.labels.device) for name, tensor in (self._blank or {}).items()} if self.shows_a_blank else {}
@@ -130,9 +153,6 @@ class MixtureTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         """What the terms of the step's loss are divided by, over all processes; agrees on whether to stop behind the step."""
-        for batch in batch_samples:  # SHIM until the collator gives these
-            batch.setdefault("sources", torch.zeros_like(batch["labels"]))
-            batch.setdefault("text_only", torch.zeros_like(batch["labels"], dtype=torch.bool))
         own = self.objective.counts(batch_samples).to(device)
         told = torch.cat([own, own.new_tensor([float(self.stop_asked())])])
         *sums, asked = self.accelerator.gather(told).reshape(-1, len(told)).sum(dim=0)
@@ -144,13 +164,6 @@ class MixtureTrainer(Trainer):
         if "loss" in logs:
             logs |= self.objective.tally.logs(self.accelerator.gather)
         super().log(logs, *arguments, **options)
-
-    def save_progress(self, folder: str) -> None:
-        """Writes engine, schedule, random numbers, step count in the form that `train(resume_from_checkpoint=...)` reads; a collective."""
-        self._save_optimizer_and_scheduler(folder)
-        self._save_rng_state(folder)
-        if self.args.should_save:
-            self.state.save_to_json(str(Path(folder) / TRAINER_STATE_NAME))
 
     def close(self) -> None:
         """Closes the callbacks' files; lets go of the engine, whose hooks on the parameters would else keep it for ever."""

@@ -24,20 +24,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     import json
 
-    from data.collate import Collator
     from data.dataset import load_sources
     from data.pictures import pictures_of
     from data.validate import make_report, summary, write_report
     from model.build import load_processor
     from model.processor import tokenizer_of
-    from train.rows import layout_of_rows, plan_order
+    from train.rows import plan_order
 
     processor = load_processor(recipe.model)
     pictures = pictures_of(processor)
     sources = load_sources(recipe.data, tokenizer_of(processor), pictures, seed=recipe.train.seed, fresh=True, progress=sys.stderr.isatty())
 
     def plan() -> None:
-        Collator(tokenizer_of(processor), pictures, layout_of_rows(recipe))
         plan_order(sources, recipe, progress=False)
 
     report = make_report(sources, recipe.data, pictures, plan)

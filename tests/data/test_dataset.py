@@ -187,7 +187,8 @@ def test_packed_rows_give_the_losses_and_gradients_of_padded_ones(
     found = []
     for layout, rows in (("padded", [[sample] for sample in held]), ("packed", list(packed))):
         batch = Collator(processor.tokenizer, pictures_of(processor), layout)(rows)
-        batch.pop("segment_ids", None)
+        for name in ("visible_until", "sources", "text_only"):
+            batch.pop(name, None)
         labels = batch.pop("labels")[:, 1:]
         logits = model(**batch, use_cache=False).logits[:, :-1]
         keep = labels != IGNORED
@@ -209,8 +210,27 @@ def test_packed_rows_tell_where_samples_begin(dataset: MixedDataset, tiny: tuple
     batch = Collator(tiny[1].tokenizer, pictures_of(tiny[1]), "packed")(rows)
     first, second, alone = (len(dataset[number][0]["input_ids"]) for number in range(3))
     assert batch["position_ids"][0].tolist() == [*range(first), *range(second)]
-    assert batch["segment_ids"][0].tolist() == [0] * first + [1] * second
-    assert batch["segment_ids"][1].tolist() == [0] * alone + [-1] * (first + second - alone)
+    assert batch["visible_until"][0].tolist() == [first] * first + [first + second] * second
+    assert batch["visible_until"][1].tolist() == [alone] * alone + [first + second] * (first + second - alone)
+    assert batch["visible_until"].dtype == torch.int32
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed", "flat"])
+def test_every_token_knows_its_source_and_whether_its_sample_has_a_picture(
+    dataset: MixedDataset, tiny: tuple[Any, Any], layout: Any
+) -> None:
+    row = next(row for row in dataset if not row[0]["images"])[0] | {"source": 3}
+    other = next(row for row in dataset if row[0]["images"])[0]
+    first, second = len(row["input_ids"]), len(other["input_ids"])
+    batch = Collator(tiny[1].tokenizer, pictures_of(tiny[1]), layout)([[row], [other]])
+    found = list(zip(batch["sources"].flatten().tolist(), batch["text_only"].flatten().tolist(), strict=True))
+    padding = [] if layout == "flat" else [(-1, False)] * (second - first)
+    assert first < second
+    assert found == [(3, True)] * first + padding + [(0, False)] * second
+
+
+def test_rows_without_a_tree_need_no_predictors(dataset: MixedDataset, tiny: tuple[Any, Any]) -> None:
+    assert "predictors" not in Collator(tiny[1].tokenizer, pictures_of(tiny[1]), "packed")([dataset[0]])
 
 
 def test_flat_rows_carry_what_flash_attention_wants(dataset: MixedDataset, tiny: tuple[Any, Any]) -> None:
@@ -222,12 +242,18 @@ def test_flat_rows_carry_what_flash_attention_wants(dataset: MixedDataset, tiny:
     assert batch["max_length_q"] == batch["max_length_k"] == max(lengths)
 
 
-def test_packing_is_refused_for_models_with_positions_in_three_dimensions(family_folder: Callable[[str], Path]) -> None:
+def test_packed_rows_of_models_with_positions_in_three_dimensions_tell_their_pictures(
+    dataset: MixedDataset, family_folder: Callable[[str], Path], tmp_path: Path, make_data: Callable[..., Path]
+) -> None:
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(family_folder("qwen2_5_vl"))
-    with pytest.raises(ValueError, match=r"data\.packing: Qwen-VL"):
-        Collator(processor.tokenizer, pictures_of(processor), "packed")
+    packed = rows_of(load(make_data(tmp_path), processor), batch_size=1, steps=2, packing={"length": 256})
+    batch = Collator(processor.tokenizer, pictures_of(processor), "packed")(list(packed))
+    image = processor.tokenizer.convert_tokens_to_ids(pictures_of(processor).token)
+    assert batch["mm_token_type_ids"].sum() > 0
+    assert torch.equal(batch["mm_token_type_ids"] == 1, batch["input_ids"] == image)
+    assert batch["position_ids"].shape == batch["input_ids"].shape
 
 
 def test_of_a_split_dialogue_the_last_answer_alone_carries_loss_when_only_that_is_wanted(tiny: tuple[Any, Any], tmp_path: Path) -> None:

@@ -82,6 +82,20 @@ def test_a_text_share_of_the_tokens_is_met() -> None:
     assert short * 100 / (short * 100 + long * 400) == pytest.approx(0.1, abs=0.001)
 
 
+@pytest.mark.parametrize("settings", [{"text_share": 0.1}, {}])
+def test_joined_dialogues_are_as_many_as_separate_ones_would_be(settings: dict[str, float]) -> None:
+    share = {} if settings else {"share": 0.1}
+    joined = replace(SHORT, text_only=True, size=25, mean_dialogues=4.0, **share)
+    samples, others = counts(mix([joined, LONG], 3700, seed=0, **settings))
+    assert 4 * samples / (4 * samples + others) == pytest.approx(0.1, abs=0.001)
+
+
+def test_an_epoch_beside_joined_dialogues_shows_each_once() -> None:
+    sources = [replace(SHORT, size=25, mean_dialogues=4.0), LONG]
+    assert samples_per_epoch(sources) == 75
+    assert mix(sources, 75, seed=0).epochs == (1.0, 1.0)
+
+
 def test_by_weights_alone_samples_and_tokens_say_the_same() -> None:
     assert counts(mix([SHORT, LONG], 300, seed=0)) == counts(mix([SHORT, LONG], 300, seed=0, share_by="tokens")) == [200, 100]
 

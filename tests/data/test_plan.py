@@ -95,6 +95,18 @@ def test_the_hash_tells_seeds_apart_and_nothing_else(settings: dict[str, object]
     assert plan(seed=1, **settings).sha256() != plan(seed=2, **settings).sha256()
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "112df6c5cf4d80c4b769cc9f5512cd79adad26b57464c087fa6375efde908801"),
+        ({"text_share": 0.3, "packing": {"length": 256}}, "99607c68bca103c0ff611042badabc13e3723044756450734140123956e5b408"),
+        ({"text_share": 0.3, "share_by": "tokens"}, "5589c60b977e73f53aa568aa1b498212fd8a15657e3b49fe2f149a44f018cb4d"),
+    ],
+)
+def test_the_plan_of_a_seed_is_that_of_earlier_versions(settings: dict[str, object], expected: str) -> None:
+    assert plan(steps=10, seed=3, **settings).sha256() == expected
+
+
 def test_the_hash_of_the_first_rows_is_that_of_a_shorter_plan() -> None:
     assert plan(steps=20).sha256(80) == plan(steps=5).sha256()
 

@@ -44,6 +44,7 @@ def loss(pair: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> tor
         "labels": torch.where(learned, ids, -100),
         "weights": learned.float(),
         "images": [load_image(path)],
+        "source": 0,
     }
     model.requires_grad_(True)
     return model(**Collator(processor.tokenizer, pictures)([[sample]]), use_cache=False).loss
