@@ -28,6 +28,7 @@ class Record:
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._start)),
             "seconds": 0.0,
             "commit": commit(),
+            "device": device(),
             "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
             **values,
         }
@@ -59,6 +60,13 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return name + ("+changes" if changes else "")
+
+
+def device() -> str:
+    """What the run computes on: the GPU's name as its driver tells it, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def describe_data(reading: Reading) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def test_the_loss_is_finite_and_falls(finished: RunResult) -> None:
 def test_metrics_hold_a_line_for_each_step(finished: RunResult) -> None:
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 9))
-    assert set(lines[0]) == {"step", "loss", "learning_rate", "grad_norm", "tokens", "seconds"}
+    plain = {"step", "seconds", "loss", "learning_rate", "grad_norm", "tokens", "images"}
+    assert set(lines[0]) == plain | {"loss_by_source", "padding_share", "tokens_per_second", "images_per_second"}
     assert all(later["tokens"] > earlier["tokens"] for earlier, later in pairwise(lines))
     assert lines[0]["learning_rate"] == pytest.approx(1e-2)
 
