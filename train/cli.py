@@ -26,6 +26,11 @@ COMMANDS = {
         example="perennial train train/recipes/demo.yaml --model.preset sa_proj --train.learning_rate 3e-4",
         module="train.command",
     ),
+    "sequence": Command(
+        help="teach skill after skill, measure after each what was learned and what was lost",
+        example="perennial sequence train/recipes/sequence.yaml",
+        module="train.sequence_command",
+    ),
     "assemble": Command(
         help="join a vision tower, a projector and a language model",
         example="perennial assemble RECIPE.yaml --output models/NAME",

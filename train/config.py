@@ -14,6 +14,7 @@ from data.trees.plan import TreeConfig
 from model.config import OPEN_CLIP, ModelConfig
 from model.source import is_hub_name
 from train.explain import explain
+from train.sequence_config import SequenceConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -129,6 +130,7 @@ class Recipe(BaseModel):
     data: DataConfig | None = Field(None, description="what to train on")
     train: TrainConfig = Field(default_factory=TrainConfig, description="how to train")
     tree: TreeConfig | None = Field(None, description="which dialogues to grow")
+    sequence: SequenceConfig | None = Field(None, description="skill after skill, each from the checkpoint of the one before")
     output: str | None = Field(None, description="folder to write")
 
     def need(self, *sections: str) -> "Recipe":

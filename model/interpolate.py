@@ -1,0 +1,126 @@
+"""Points on the straight line between the weights of two checkpoints, one shard in memory at a time."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from model.whole import whole_folder
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHOWN = 5  # names in a message
+
+
+def interpolate(before: Path, after: Path, alpha: float, output: Path) -> Path:
+    """Writes the model (1 - alpha) × before + alpha × after (WiSE-FT, arXiv 2109.01903).
+
+    Computed in float32: in bfloat16 even weights that no training touched would move. Tensors that are equal in both stay as they are, to
+    the bit; alpha 0 and 1 give the weights of an endpoint, to the bit where both are stored in one dtype. Files, dtypes, config, processor
+    are those of `after`; what else its folder holds in subfolders, such as an adapter, is left out.
+
+    Args:
+        before: Folder of the model before tuning, safetensors in transformers' format.
+        after: Folder of the tuned model, with the same tensors.
+        alpha: Share of the tuned model, 0 to 1.
+        output: Folder to write; must not exist, appears when everything in it is written.
+
+    Raises:
+        FileNotFoundError: A folder holds no safetensors.
+        ValueError: The two do not hold the same tensors, alpha lies outside 0..1, or `output` exists.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha: got {alpha}, expected a share of the tuned model from 0 (none of it) to 1 (all of it)")
+    if output.exists():
+        raise ValueError(f"output: {output} exists; remove it, or give another folder")
+    places, tuned = _places(before), _places(after)
+    _check(_shapes(places), _shapes(tuned), before, after)
+    with whole_folder(output) as partial:
+        for file in sorted(set(tuned.values())):
+            _write_shard(file, places, alpha, partial / file.name)
+        for path in after.iterdir():
+            if path.is_file() and path.suffix != ".safetensors":
+                shutil.copyfile(path, partial / path.name)
+    return output
+
+
+def mixed(before: Any, after: Any, alpha: float) -> Any:
+    """One tensor of the line, in the dtype of `after`.
+
+    Args:
+        before: A tensor.
+        after: A tensor of the same shape.
+        alpha: Share of `after`, 0 to 1.
+    """
+    import torch
+
+    if alpha == 1 or not after.is_floating_point() or torch.equal(before.float(), after.float()):
+        return after
+    if alpha == 0:
+        return before.to(after.dtype)
+    return torch.lerp(before.float(), after.float(), alpha).to(after.dtype)
+
+
+def _places(folder: Path) -> dict[str, Path]:
+    """Each tensor's name with the file that holds it."""
+    from safetensors import safe_open
+
+    index = folder / INDEX
+    if index.is_file():
+        listed: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {name: folder / file for name, file in listed.items()}
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds neither {WEIGHTS} nor {INDEX}; give a model folder in transformers' format, saved as safetensors"
+        )
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return dict.fromkeys(file.keys(), folder / WEIGHTS)
+
+
+def _shapes(places: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for file in set(places.values()):
+        for name, piece in _slices(file):
+            found[name] = tuple(piece.get_shape())
+    return found
+
+
+def _slices(file: Path) -> Iterator[tuple[str, Any]]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118 - not a dict
+            yield name, opened.get_slice(name)
+
+
+def _check(before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]], first: Path, second: Path) -> None:
+    """Fails, naming tensors, unless both hold the same ones."""
+    problems = [f"{name} only in {first}" for name in sorted(before.keys() - after.keys())]
+    problems += [f"{name} only in {second}" for name in sorted(after.keys() - before.keys())]
+    problems += [
+        f"{name} is {list(before[name])} in {first}, {list(after[name])} in {second}"
+        for name in sorted(before.keys() & after.keys())
+        if before[name] != after[name]
+    ]
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(
+            f"the two models do not hold the same tensors: {'; '.join(problems[:SHOWN])}{more}. Give a model and what it was tuned "
+            "to, both saved by one version of transformers"
+        )
+
+
+def _write_shard(file: Path, before: Mapping[str, Path], alpha: float, target: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, framework="pt") as opened:
+        shard = {name: mixed(_tensor(before[name], name), opened.get_tensor(name), alpha) for name in opened.keys()}  # noqa: SIM118
+        save_file(shard, target, metadata=opened.metadata() or {"format": "pt"})
+
+
+def _tensor(file: Path, name: str) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
