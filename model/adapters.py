@@ -1,8 +1,8 @@
 """LoRA and its kin on a preset's modules, through PEFT."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +25,6 @@ _USED = {
     "adalora": {"rank", "alpha", "dropout", "initial_rank"},
     "ia3": set(),
 }
-Gather = Callable[[Iterable["torch.nn.Parameter"]], AbstractContextManager[Any]]
 
 
 class AdapterConfig(BaseModel):
@@ -159,7 +158,7 @@ def switched_off(model: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged_state(model: Any, state: Mapping[str, "torch.Tensor"] | None = None, gather: Gather | None = None) -> dict[str, "torch.Tensor"]:
+def merged_state(model: Any, state: Mapping[str, "torch.Tensor"] | None = None) -> dict[str, "torch.Tensor"]:
     """The weights of the model that the adapters and their base make together, under the plain model's names.
 
     Layer by layer, so that no second copy of the model is held on its device; the model itself stays as it is, to the last bit.
@@ -167,24 +166,36 @@ def merged_state(model: Any, state: Mapping[str, "torch.Tensor"] | None = None, 
     Args:
         model: With adapters.
         state: Its weights, where it does not hold them itself (ZeRO-3); None: its own.
-        gather: Makes partitioned parameters whole for a time (ZeRO-3); what is changed meanwhile is lost.
     """
     import torch
 
     found = dict(model.state_dict() if state is None else state)
     for path, layer in _layers(model):
-        with torch.no_grad(), (gather or _held)(layer.parameters()):
-            base = layer.get_base_layer()
-            before = {name: tensor.detach().clone() for name, tensor in base.named_parameters()}
+        with torch.no_grad(), _filled(layer, {name: found[f"{path}.{name}"] for name, _ in layer.named_parameters()}):
             layer.merge(safe_merge=True)
-            merged = {name: tensor.detach().cpu().clone() for name, tensor in base.named_parameters()}
+            merged = {name: tensor.detach().cpu().clone() for name, tensor in layer.get_base_layer().named_parameters()}
             layer.unmerge()
-            for name, tensor in base.named_parameters():
-                tensor.copy_(before[name])  # subtracting what was added does not give back the last bit
         for name in [name for name in found if name.startswith(f"{path}.")]:
             del found[name]
         found |= {f"{path}.{name}": tensor for name, tensor in merged.items()}
     return found
+
+
+@contextmanager
+def _filled(layer: Any, weights: Mapping[str, "torch.Tensor"]) -> Iterator[None]:
+    """Puts copies of weights into a layer for a time; what it held, be it a part under ZeRO-3, comes back as it was.
+
+    No process needs another one for that: under ZeRO-3 only the first has the weights to write.
+    """
+    parameters = dict(layer.named_parameters())
+    held = {name: parameter.data for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        parameter.data = weights[name].detach().clone()
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = held[name]
 
 
 def save_adapter(model: Any, folder: Path, state: Mapping[str, "torch.Tensor"] | None = None) -> None:
@@ -230,7 +241,3 @@ def _layers(model: Any) -> Iterable[tuple[str, Any]]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
-
-
-def _held(_: Iterable["torch.nn.Parameter"]) -> AbstractContextManager[None]:
-    return nullcontext()

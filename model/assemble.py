@@ -6,6 +6,7 @@ import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from model.architectures import on_meta
+from model.attention import at_load
 from model.config import ModelConfig
 from model.language import Backbone, load_backbone, load_tokenizer
 from model.presets import select
@@ -31,12 +32,12 @@ def assemble(config: ModelConfig, seed: int) -> tuple[LlavaForConditionalGenerat
     """
     assert config.vision is not None
     assert config.language is not None
-    tower = load_tower(config.vision, attention=config.attention, image_size=config.image_size)
-    text = load_backbone(config.language, attention=config.attention, image_token=IMAGE_TOKEN, chat_template=config.chat_template)
+    tower = load_tower(config.vision, attention=at_load(config.attention), image_size=config.image_size)
+    text = load_backbone(config.language, attention=at_load(config.attention), image_token=IMAGE_TOKEN, chat_template=config.chat_template)
     joint = joint_config(config, tower, text)
     select(on_meta(joint), config.preset, config.presets)
     with torch.random.fork_rng(devices=[]):  # construction draws numbers that are all overwritten below
-        model = LlavaForConditionalGeneration._from_config(joint, dtype=torch.float32, attn_implementation=config.attention)
+        model = LlavaForConditionalGeneration._from_config(joint, dtype=torch.float32, attn_implementation=at_load(config.attention))
     model.model.vision_tower.load_state_dict(tower.model.state_dict())
     model.model.language_model.load_state_dict(text.model.model.state_dict())
     model.lm_head.load_state_dict(text.model.lm_head.state_dict())
@@ -54,7 +55,7 @@ def assembled_processor(config: ModelConfig) -> LlavaProcessor:
     """The processor that `assemble` gives, without the language model's weights."""
     assert config.vision is not None
     assert config.language is not None
-    tower = load_tower(config.vision, attention=config.attention, image_size=config.image_size)
+    tower = load_tower(config.vision, attention=at_load(config.attention), image_size=config.image_size)
     tokenizer, _ = load_tokenizer(folder_of(config.language), image_token=IMAGE_TOKEN, chat_template=config.chat_template)
     strategy = config.vision_feature_select_strategy or tower.strategy
     native = LlavaConfig(vision_config=tower.model.config.to_dict(), vision_feature_select_strategy=strategy)

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, GenerationConfig
 
 from model.architectures import on_meta
 from model.assemble import assemble, assembled_processor
+from model.attention import at_load, use
 from model.config import ModelConfig
 from model.loading import checked
+from model.partial import is_partial, laid_on_base
 from model.presets import select
 from model.source import folder_of
 
@@ -21,7 +24,8 @@ def load(config: ModelConfig, seed: int) -> tuple[Any, Any]:
         seed: Draws the projector of an assembly.
 
     Returns:
-        The model in float32 on the CPU, in evaluation mode, and its processor.
+        The model in float32 on the CPU, in evaluation mode, and its processor. Its attention is eager where the recipe says so, else sdpa;
+        `model.attention` switches it to the kernel that the rows of a run want.
 
     Raises:
         FileNotFoundError: A folder is missing.
@@ -30,7 +34,7 @@ def load(config: ModelConfig, seed: int) -> tuple[Any, Any]:
     if config.base is not None:
         folder = folder_of(config.base)
         select(on_meta(AutoConfig.from_pretrained(folder)), config.preset, config.presets)
-        return load_pair(folder, attention=config.attention)
+        return load_pair(folder, attention=at_load(config.attention))
     return assemble(config, seed)
 
 
@@ -39,12 +43,17 @@ def load_pair(folder: str | Path, *, dtype: str = "float32", attention: str = "s
 
     Args:
         folder: A folder in transformers' own format, or a name on the hub: LLaVA-style, or a text-only causal model (then the second is
-            its tokenizer).
+            its tokenizer); or one that holds only what was trained.
         dtype: Name of the torch dtype to compute in; weights stored in another one are cast.
-        attention: "sdpa", "eager" or "flash_attention_2".
+        attention: Name of a kernel; auto, which only the rows of a run can decide on, stands for sdpa here.
     """
     folder = folder_of(folder)
-    model = checked(AutoModelForImageTextToText if _is_visual(folder) else AutoModelForCausalLM, folder, dtype, attention)
+    if is_partial(folder):
+        model = laid_on_base(folder, load, at_load(attention)).to(getattr(torch, dtype)).eval()
+    else:
+        model = checked(AutoModelForImageTextToText if _is_visual(folder) else AutoModelForCausalLM, folder, dtype, at_load(attention))
+    if attention not in ("auto", at_load(attention)):
+        use(model, attention)
     return model, _processor(folder)
 
 

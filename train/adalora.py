@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from train import distributed
 
 PENALTY = 0.5  # weight of the orthogonality term, PEFT's default
+AVERAGES, RANKS = ("exp_avg_ipt", "exp_avg_unc"), "rank_pattern"  # PEFT's names
 
 
 def companions(tuner: Any, trainer: Any) -> list[TrainerCallback]:
@@ -65,6 +66,30 @@ class CutRanks(TrainerCallback):
             return result
 
         engine.step = step_and_cut
+
+    def remembered(self) -> dict[str, torch.Tensor]:
+        """What the allocator knows, for a saved state: steps, both averages of each number's importance, the ranks left."""
+        allocator = self._tuner.rankallocator
+        tensors = {"steps": torch.tensor(self._steps)}
+        for kind in AVERAGES:
+            tensors |= {f"{kind}/{name}": average.cpu() for name, average in getattr(allocator, kind).items()}
+        left = allocator.peft_config.rank_pattern or {}
+        return tensors | {f"{RANKS}/{name}": torch.tensor(kept) for name, kept in left.items()}
+
+    def remember(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes up what `remembered` gave."""
+        allocator, left = self._tuner.rankallocator, {}
+        parameters = dict(self._tuner.model.named_parameters())
+        self._steps = int(tensors["steps"])
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind == RANKS:
+                left[name] = tensor.tolist()
+            elif kind in AVERAGES:
+                here = tensor.to(parameters[name].device)
+                getattr(allocator, kind)[name] = here
+                allocator.ipt[name] = torch.zeros_like(here)  # made anew in every step; that it is there says that the averages count
+        allocator.peft_config.rank_pattern = left or None
 
 
 def _allocate(tuner: Any, step: int) -> None:

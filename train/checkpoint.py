@@ -1,17 +1,20 @@
-"""Checkpoints: whole folders in transformers' format, written in one step or not at all."""
+"""Checkpoints: folders in transformers' format, or of what trains alone, written in one step or not at all."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-from data.atomic import write_text
+from data.atomic import write_json, write_text
 from model import adapters
+from model.manifest import Manifest
+from model.partial import BASE, TRAINABLE
 from model.quiet import without_bars
 from model.whole import whole_folder
 from train import distributed
+from train.folders import remove
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -30,13 +33,53 @@ def save(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[st
         weights = model.state_dict() if state is None else state
         if adapters.is_adapted(model):
             adapters.save_adapter(model, partial / "adapter", weights)
-            weights = adapters.merged_state(model, weights, distributed.gathered)
+            weights = adapters.merged_state(model, weights)
         cast = {name: one.detach().to("cpu", DTYPES[dtype]) if one.is_floating_point() else one for name, one in weights.items()}
         with without_bars():
             model.save_pretrained(partial, state_dict=cast)
         processor.save_pretrained(partial)
         _record_dtype(partial / "config.json", str(DTYPES[dtype]).removeprefix("torch."))
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
+    return folder
+
+
+def trainable_state(model: Any, manifest: Manifest, dtype: str) -> dict[str, torch.Tensor]:
+    """What trains, on the CPU, in the first process; {} in the others. A collective under ZeRO-3, one tensor after the other."""
+    parameters = dict(model.named_parameters())
+    state = {}
+    for tensor in manifest.tensors:
+        with distributed.gathered([parameters[tensor.name]]):
+            if distributed.is_first():
+                state[tensor.name] = parameters[tensor.name].detach().to("cpu", DTYPES[dtype], copy=True)
+    return state
+
+
+def save_trainable(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[str, torch.Tensor], base: dict[str, Any]) -> Path:
+    """Writes only what trains, with what `model.partial` needs to lay it on its base; `save` says the rest.
+
+    Args:
+        model: The transformers model.
+        processor: Its processor, or the tokenizer of a text-only model.
+        folder: Appears when everything in it is written.
+        dtype: "fp32" or "bf16", of `state`.
+        state: From `trainable_state`.
+        base: What to load first: the recipe's `model` section, the seed, the fingerprint.
+    """
+    with whole_folder(folder) as partial:
+        own = {id(parameter) for parameter in adapters.parameters(model)}
+        adapted = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+        if adapted:
+            adapters.save_adapter(model, partial / "adapter", {name: one for name, one in state.items() if name in adapted})
+        whole = {name: one.contiguous() for name, one in state.items() if name not in adapted}
+        if whole:
+            save_file(whole, partial / TRAINABLE, metadata={"format": "pt"})
+        write_json(partial / BASE, base)
+        model.config.save_pretrained(partial)
+        if model.can_generate():
+            model.generation_config.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        _record_dtype(partial / "config.json", str(DTYPES[dtype]).removeprefix("torch."))
+        remove(folder)
     return folder
 
 

@@ -40,6 +40,9 @@ def start() -> None:
 
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    if torch.cuda.is_available():
+        # The engine does so as well, but processes talk before there is one: two on one GPU would wait for ever.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def zero_config(name: str, trainable_parameters: int) -> dict[str, Any]:
@@ -73,6 +76,16 @@ def gathered(parameters: Iterable[Any]) -> Iterator[None]:
         yield
 
 
+def keep_gradient_norm(engine: Any) -> None:
+    """Lets an engine tell the gradient's norm at stage 0 in fp32 as well, where DeepSpeed clips by it but does not keep it."""
+    from deepspeed.runtime.utils import clip_grad_norm_
+
+    def clip() -> None:
+        engine._global_grad_norm = clip_grad_norm_(parameters=engine.module.parameters(), max_norm=engine.gradient_clipping())
+
+    engine.clip_fp32_gradients = clip
+
+
 def full_gradient(parameter: Any) -> Any:
     """The gradient of a parameter over all processes, before the engine's step clears it; a collective under ZeRO."""
     from deepspeed.utils import safe_get_full_grad
@@ -96,11 +109,15 @@ def put_fp32(parameter: Any, value: Any, moment: str | None = None) -> None:
     """Sets this process's share of what `full_fp32` gives, from the whole; the parameter itself stays as it is."""
     from deepspeed import utils
 
-    if not hasattr(parameter, "ds_id"):
-        utils.safe_set_full_fp32_param(parameter, value) if moment is None else utils.safe_set_full_optimizer_state(parameter, value, moment)
-        return
-    share = _share_of(parameter, value)  # DeepSpeed's own cut does not fit where the last process holds padding
-    utils.safe_set_local_fp32_param(parameter, share) if moment is None else utils.safe_set_local_optimizer_state(parameter, share, moment)
+    if hasattr(parameter, "ds_id"):
+        weights, moments = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        value = _share_of(parameter, value)  # DeepSpeed's own cut does not fit where the last process holds padding
+    else:
+        weights, moments = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+    if moment is None:
+        weights(parameter, value)
+    else:
+        moments(parameter, value, moment)
 
 
 def _share_of(parameter: Any, value: Any) -> Any:

@@ -18,22 +18,28 @@ from data.pictures import pictures_of
 from data.position import Reading
 from data.validate import QUARANTINE
 from model import adapters, build
+from model.attention import kernel_of
+from model.identity import fingerprint
 from model.manifest import Manifest
 from model.processor import tokenizer_of
-from train import checkpoint, distributed, resume
+from train import checkpoint, distributed, preempt, resume
 from train.adalora import companions
 from train.blank import text_only_batches
-from train.callbacks import CheckManifest, Metrics, Progress, SaveEvery
+from train.callbacks import CheckManifest, SaveEvery
 from train.config import Recipe
 from train.distill import teachers
+from train.folders import PREFIX, numbered, remove, step_of
 from train.head import LossHead
+from train.metrics import Metrics
 from train.objective import Objective
 from train.optim import with_rates
 from train.precision import resolved
 from train.record import Record, describe_data, describe_training
-from train.rows import deal_out, layout_of_rows, plan_order, tell
+from train.rows import deal_out, layout_of_rows, plan_order, settle_attention, tell
 from train.tally import names_of
+from train.trackers import check_installed
 from train.trainer import MixtureTrainer, arguments
+from train.watch import watchers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +57,7 @@ class RunResult:
     seconds: float
 
 
+@preempt.listening()
 def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> RunResult:
     """Trains as a recipe says; may be called many times in one process.
 
@@ -62,23 +69,27 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     Raises:
         ValueError: The recipe's data or model do not fit together, or not to the run that is to be continued.
         FloatingPointError: The loss became infinite or not a number.
+        train.preempt.Stopped: It was asked to stop by SIGTERM or SIGUSR1, in any process; the same call goes on.
     """
     start = time.perf_counter()
     folder = open_run_folder(recipe, overwrite)
     join_processes(recipe)
     model, processor = load_model(recipe)
+    base = fingerprint(model)
     sources = read_data(recipe, processor, folder, progress)
-    reading = plan_order(sources, recipe, progress)
+    reading = plan_order(settle_attention(model, sources, recipe, progress), recipe, progress)
     manifest, tuner = choose_what_trains(model, recipe, reading.plan.steps)
-    saved = resume.find(recipe, manifest, reading, progress)
+    run = resume.Run(recipe=recipe, manifest=manifest, reading=reading, base=base)
+    saved = resume.find(run, progress)
     record = write_down_what_runs(recipe, folder, manifest, reading, saved)
     with (
         record.ending(),
         distributed.own_state(),
-        closing(build_trainer(model, processor, recipe, (manifest, tuner), reading, progress)) as trainer,
+        closing(build_trainer(model, processor, run, tuner, progress)) as trainer,
     ):
+        save_on_the_way(trainer, processor, run)
         take_all_steps(trainer, saved)
-        final = save_checkpoint(trainer, processor, recipe, folder, reading.plan.steps)
+        final = save_checkpoint(trainer, processor, run, reading.plan.steps)
         record.update(loss=loss_summary(trainer), checkpoint=str(final.relative_to(folder)))
     resume.forget(folder)
     return RunResult(folder=folder, checkpoint=final, seconds=time.perf_counter() - start)
@@ -88,6 +99,7 @@ def open_run_folder(recipe: Recipe, overwrite: bool) -> Path:
     """Step 1: the run folder; empty, unless an unfinished run in it is to be continued. A finished one is kept unless `overwrite`."""
     assert recipe.output is not None
     folder = Path(recipe.output)
+    check_installed(recipe.train.trackers)
     if not distributed.is_first():
         return folder
     ended = status(folder)
@@ -147,7 +159,7 @@ def write_down_what_runs(recipe: Recipe, folder: Path, manifest: Manifest, readi
         seed=recipe.train.seed,
         processes=distributed.world_size(),
         precision=resolved(recipe.train.precision),
-        resumed_from=resume.step_of(saved) if saved is not None else None,
+        resumed_from=step_of(saved) if saved is not None else None,
         trainable=describe_training(manifest),
         data=describe_data(reading),
     )
@@ -158,70 +170,78 @@ def write_down_what_runs(recipe: Recipe, folder: Path, manifest: Manifest, readi
     return record
 
 
-def build_trainer(
-    model: Any, processor: Any, recipe: Recipe, trains: tuple[Manifest, Any], reading: Reading, progress: bool
-) -> MixtureTrainer:
+def build_trainer(model: Any, processor: Any, run: resume.Run, tuner: Any, progress: bool) -> MixtureTrainer:
     """Step 8: the Trainer under DeepSpeed."""
-    assert recipe.output is not None
-    config, folder, first = recipe.train, Path(recipe.output), distributed.is_first()
-    manifest, tuner = trains
-    dataset = deal_out(recipe, reading)
+    recipe, manifest, reading = run.recipe, run.manifest, run.reading
+    config, dataset = recipe.train, deal_out(recipe, reading)
     zero = distributed.zero_config(config.zero, manifest.trainable_parameters)
     args = arguments(
         config,
         steps=reading.plan.steps,
         processes=reading.processes,
         deepspeed=zero,
-        folder=str(folder),
+        folder=str(run.folder),
         loader_workers=reading.config.loader_workers,
     )
-    collator = Collator(tokenizer_of(processor), pictures_of(processor), layout_of_rows(recipe))
-    tokens = dataset.lengths().reshape(reading.plan.steps, config.batch_size).sum(axis=1)
+    collator = Collator(tokenizer_of(processor), pictures_of(processor), layout_of_rows(recipe, kernel_of(model)))
     trainer = MixtureTrainer(model, manifest, args, dataset, collator, what_is_minimised(model, recipe, reading))
-    callbacks: list[Any] = [
-        Metrics(folder / "metrics.jsonl" if first else None, tokens),
-        CheckManifest(model, manifest, verify_frozen=config.verify_frozen),
-    ]
-    if progress and first:
-        callbacks.append(Progress(config.stage))
+    callbacks = [*watchers(trainer, recipe, progress), CheckManifest(model, manifest, verify_frozen=config.verify_frozen)]
     for callback in [*callbacks, *companions(tuner, trainer)]:
         trainer.add_callback(callback)
-    if config.save_every is not None:
-
-        def save(step: int) -> None:
-            save_checkpoint(trainer, processor, recipe, folder, step)
-            resume.save(trainer, recipe, step, manifest, reading)
-
-        trainer.add_callback(SaveEvery(config.save_every, save))
     return trainer
 
 
 def what_is_minimised(model: Any, recipe: Recipe, reading: Reading) -> Objective:
     """Part of step 8: the terms of the loss, with teachers that know the model as it is before its first step."""
-    assert recipe.model is not None
-    terms, head, attention = recipe.train.losses, LossHead(model), recipe.model.attention
+    terms, head = recipe.train.losses, LossHead(model)
     found = teachers(
         model,
         head,
         terms,
-        load=lambda name: build.load_pair(name, attention=attention)[0],
+        load=lambda name: build.load_pair(name, attention=kernel_of(model))[0],
         partitioned=distributed.partitions_weights(recipe.train.zero),
     )
     return Objective(terms, found, head, names_of([one.config.path for one in reading.sources]))
 
 
+def save_on_the_way(trainer: MixtureTrainer, processor: Any, run: resume.Run) -> None:
+    """Part of step 8: checkpoints with states by `save_every`, a state where all processes stop on request."""
+    trainer.stop_asked = preempt.asked
+    trainer.add_callback(
+        SaveEvery(
+            run.recipe.train.save_every,
+            save_checkpoint=lambda step: save_checkpoint(trainer, processor, run, step),
+            save_state=lambda step: resume.save(trainer, run, step),
+            stops=lambda: trainer.stop_agreed,
+        )
+    )
+
+
 def take_all_steps(trainer: MixtureTrainer, saved: Path | None) -> None:
     """Step 9: every optimizer step, with exactly the manifest's tensors training from the first to the last."""
+    if saved is not None:
+        resume.go_on(trainer, saved)
     with text_only_batches(trainer), trainer.objective.head.installed():
-        trainer.train(resume_from_checkpoint=str(saved) if saved is not None else None)
+        trainer.train()
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise preempt.Stopped(f"stopped on request behind step {trainer.state.global_step}; run the same command to go on")
 
 
-def save_checkpoint(trainer: MixtureTrainer, processor: Any, recipe: Recipe, folder: Path, step: int) -> Path:
-    """Step 10, or earlier by `save_every`: a complete model folder."""
-    target = folder / "checkpoints" / f"step-{step}"
-    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # a collective under ZeRO-3: every process takes part
-    if distributed.is_first():
-        checkpoint.save(trainer.model, processor, target, dtype=recipe.train.save_dtype, state=state)
+def save_checkpoint(trainer: MixtureTrainer, processor: Any, run: resume.Run, step: int) -> Path:
+    """Step 10, or earlier by `save_every`: a complete model folder; on the way only what trains, if `checkpoints` says so."""
+    config, target = run.recipe.train, run.folder / "checkpoints" / f"{PREFIX}{step}"
+    # Collectives: every process takes part.
+    if config.checkpoints == "whole" or step == run.reading.plan.steps:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if distributed.is_first():
+            checkpoint.save(trainer.model, processor, target, dtype=config.save_dtype, state=state)
+    else:
+        state = checkpoint.trainable_state(trainer.model, run.manifest, config.save_dtype)
+        if distributed.is_first():
+            checkpoint.save_trainable(trainer.model, processor, target, dtype=config.save_dtype, state=state, base=run.describe_base())
+    if distributed.is_first() and config.keep_checkpoints is not None:
+        for old in numbered(target.parent)[: -config.keep_checkpoints]:
+            remove(old)
     return target
 
 
