@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,57 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "qwen2.5-vl-7b": _qwen2_5_vl,
     "qwen3-vl-8b": _qwen3_vl,
 }
+HUB = {
+    "llava-hf/llava-1.5-7b-hf": "llava-1.5-7b",
+    "llava-hf/llama3-llava-next-8b-hf": "llava-next-llama3-8b",
+    "llava-hf/llava-onevision-qwen2-7b-ov-hf": "llava-onevision-qwen2-7b",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2.5-vl-7b",
+    "Qwen/Qwen3-VL-8B-Instruct": "qwen3-vl-8b",
+}
+"""Names on the hub -> architectures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One half of an assembly on the hub.
+
+    Attributes:
+        kind: transformers' model type.
+        sizes: Its config.
+        tokens: Length of a language model's tokenizer, which may be less than its vocabulary; 0 for a tower.
+    """
+
+    kind: str
+    sizes: dict[str, Any]
+    tokens: int = 0
+
+    def config(self) -> Any:
+        """Its transformers config."""
+        from transformers import AutoConfig
+
+        return AutoConfig.for_model(self.kind, **self.sizes)
+
+
+PARTS = {
+    "openai/clip-vit-large-patch14-336": Part(kind="clip_vision_model", sizes=_CLIP_L_336),
+    "google/siglip-so400m-patch14-384": Part(
+        kind="siglip_vision_model", sizes=_SIGLIP_SO400M_384 | {"num_hidden_layers": 27, "vision_use_head": True}
+    ),
+    "lmsys/vicuna-7b-v1.5": Part(kind="llama", sizes=_LLAMA_2_7B | {"vocab_size": 32000}, tokens=32000),
+    "meta-llama/Llama-2-7b-chat-hf": Part(kind="llama", sizes=_LLAMA_2_7B | {"vocab_size": 32000}, tokens=32000),
+    "meta-llama/Meta-Llama-3-8B-Instruct": Part(kind="llama", sizes=_LLAMA_3_8B | {"vocab_size": 128256}, tokens=128256),
+    "Qwen/Qwen2-7B-Instruct": Part(kind="qwen2", sizes=_QWEN_2_7B | {"vocab_size": 152064}, tokens=151646),
+    "Qwen/Qwen2.5-7B-Instruct": Part(kind="qwen2", sizes=_QWEN_2_7B | {"vocab_size": 152064}, tokens=151665),
+    "Qwen/Qwen3-8B": Part(kind="qwen3", sizes=_QWEN_3_8B, tokens=151669),
+}
+"""Towers and language models on the hub, for assemblies."""
+
+
+def on_the_hub(name: str) -> Any:
+    """The transformers config of a well-known model on the hub, without asking the hub; None for one that is not known here."""
+    if name in HUB:
+        return ARCHITECTURES[HUB[name]]()
+    return PARTS[name].config() if name in PARTS else None
 
 
 def read_config(model: str | Path) -> Any:

@@ -7,6 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from train import distributed
+from train.masters import Masters
 
 PENALTY = 0.5  # weight of the orthogonality term, PEFT's default
 AVERAGES, RANKS = ("exp_avg_ipt", "exp_avg_unc"), "rank_pattern"  # PEFT's names
@@ -46,7 +47,7 @@ class CutRanks(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         engine = self._engine()
-        step = engine.step
+        step, masters = engine.step, Masters(engine)
         own = [parameter for name, parameter in self._tuner.model.named_parameters() if ".lora_" in name and parameter.requires_grad]
         if any(hasattr(parameter, "ds_id") for parameter in own):
             raise ValueError("train.zero: adalora cuts ranks in whole parameters, which ZeRO-3 partitions; give zero2, or another adapter")
@@ -59,10 +60,12 @@ class CutRanks(TrainerCallback):
             self._steps += 1
             for parameter, gradient in zip(own, gradients, strict=True):
                 parameter.grad = gradient.to(parameter.dtype)
+            before = [parameter.detach().clone() for parameter in own]
             _allocate(self._tuner, self._steps)
-            for parameter in own:
+            for parameter, value in zip(own, before, strict=True):
                 parameter.grad = None
-                distributed.write_back(parameter)
+                if not torch.equal(parameter, value):  # the others keep their masters, which in bf16 are finer than they are
+                    masters.follow(parameter)
             return result
 
         engine.step = step_and_cut

@@ -140,14 +140,6 @@ def rewriting(parameter: Any) -> Iterator[None]:
         yield
 
 
-def write_back(parameter: Any) -> None:
-    """Copies a parameter that was changed by hand into the optimizer's master weights, else ZeRO's next step undoes the change."""
-    from deepspeed.utils import safe_set_full_fp32_param
-
-    if hasattr(parameter, "_hp_mapping"):
-        safe_set_full_fp32_param(parameter, parameter.detach().float())
-
-
 @contextmanager
 def own_state() -> Iterator[None]:
     """Gives a training transformers' and accelerate's global state for itself; afterwards nothing of it is left."""

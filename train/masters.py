@@ -49,6 +49,14 @@ class Masters:
         with distributed.rewriting(parameter):
             parameter.copy_(values["master"])
 
+    @torch.no_grad()
+    def follow(self, parameter: Any) -> None:
+        """Takes up a parameter that was changed by hand, else the next step would undo the change; not for partitioned ones."""
+        if _is_held_by_zero(parameter):
+            distributed.put_fp32(parameter, parameter.detach().float())
+        elif (held := self._held(parameter)) is not parameter:
+            held.copy_(parameter)
+
     def steps(self) -> int:
         """Steps that AdamW has taken."""
         counts = {int(self._adam.state[tensor]["step"]) for tensor in self._stepped()}

@@ -46,15 +46,16 @@ def describe(model: Any, preset: str, gpus: int) -> dict[str, Any]:
     Raises:
         ValueError: The preset does not fit the model, or there is no GPU.
     """
-    from model.memory import per_gpu
+    from model.memory import Engine, Numbers, per_gpu
     from model.presets import select
 
     chosen = select(model, preset)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trainable = sum(parameter.numel() for parameter in chosen.values())
+    frozen = tuple(parameter.numel() for name, parameter in model.named_parameters() if name not in chosen)
+    numbers = Numbers(trained=(tuple(parameter.numel() for parameter in chosen.values()),), frozen=frozen)
+    total, trainable = numbers.total, numbers.trainable
     memory = {}
     for stage in STAGES:
-        found = per_gpu(total, trainable, stage=stage, gpus=gpus)
+        found = per_gpu(numbers, Engine(stage=stage, gpus=gpus)).gpu
         memory[f"zero{stage}"] = asdict(found) | {"total": found.total}
     return {
         "preset": preset,

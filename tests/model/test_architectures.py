@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from model.architectures import ARCHITECTURES, on_meta, read_config
-from model.memory import per_gpu
+from model.architectures import ARCHITECTURES, on_meta, on_the_hub, read_config
 from model.presets import PRESETS, select
 
 # Billions of parameters, as the models' cards or files give them; the towers of LLaVA-1.5 and NeXT count in full.
@@ -52,8 +51,13 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         read_config("qwen2.5-vl-7")
 
 
-@pytest.mark.parametrize(("stage", "expected"), [(0, (200, 40, 240)), (1, (200, 40, 60)), (2, (200, 10, 60)), (3, (50, 10, 60))])
-def test_each_zero_stage_divides_one_thing_more(stage: int, expected: tuple[int, int, int]) -> None:
-    found = per_gpu(100, 20, stage=stage, gpus=4)
-    assert (found.weights, found.gradients, found.optimizer) == expected
-    assert found.total == sum(expected)
+@pytest.mark.parametrize(
+    ("name", "billions"), [("lmsys/vicuna-7b-v1.5", 6.74), ("Qwen/Qwen2.5-7B-Instruct", 7.62), ("Qwen/Qwen3-8B", 8.19)]
+)
+def test_language_models_of_the_hub_have_their_published_size(name: str, billions: float) -> None:
+    assert sum(parameter.numel() for parameter in on_meta(on_the_hub(name)).parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_a_name_on_the_hub_is_the_architecture_of_its_model() -> None:
+    assert on_the_hub("Qwen/Qwen2.5-VL-7B-Instruct").to_dict() == read_config("qwen2.5-vl-7b").to_dict()
+    assert on_the_hub("nobody/nothing") is None
