@@ -1,5 +1,6 @@
 """Indexed samples of several sources as one map-style dataset of rows."""
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -95,15 +96,15 @@ def load_sources(
         config: The section.
         tokenizer: Its chat template gives ids and loss masks.
         pictures: How the model shows pictures.
-        seed: Draws the records of sources with `max_records`.
+        seed: Draws the records of sources with `max_records`; where a source stands among the others changes nothing.
         fresh: Read everything again.
         progress: Show bars.
     """
     found = []
-    for number, source in enumerate(config.sources):
+    for source in config.sources:
         format = ChatFormat(tokenizer=tokenizer, pictures=pictures, loss_on=source.loss_on, turns=source.turns, thinking=config.thinking)
         index = open_index(source, config, format, fresh=fresh, progress=progress)
-        found.append(select(index, config.longest, np.random.default_rng([seed, number])))
+        found.append(select(index, config.longest, np.random.default_rng([seed, zlib.crc32(index.sha256.encode())])))
     return found
 
 
@@ -113,7 +114,7 @@ def select(index: Index, longest: int, draw: np.random.Generator) -> Samples:
     Args:
         index: The index.
         longest: Tokens of the longest sample.
-        draw: Draws those that stay under the source's `max_records`.
+        draw: Draws those that stay under the source's `max_records`; of two draws alike, the smaller is part of the larger.
     """
     records, tokens, images = (index.column(name) for name in ("record", "tokens", "num_images"))
     problems, repairs, good = list(index.problems), dict(index.repairs), np.ones(len(records), bool)
@@ -135,7 +136,7 @@ def select(index: Index, longest: int, draw: np.random.Generator) -> Samples:
     rows = np.flatnonzero(good & (tokens <= longest))
     used = rows
     if index.config.max_records is not None and len(rows) > index.config.max_records:
-        used = np.sort(draw.choice(rows, index.config.max_records, replace=False))
+        used = np.sort(draw.permutation(rows)[: index.config.max_records])
     return Samples(
         index=index,
         rows=used,

@@ -76,7 +76,7 @@ class TrainConfig(BaseModel):
     stage: str = Field("skill", description="what this training is called in the run's records")
     learning_rate: float = Field(5e-6, gt=0, description="peak learning rate")
     batch_size: int = Field(32, ge=1, description="samples in one optimizer step, over all processes")
-    micro_batch_size: int | None = Field(None, ge=1, description="samples in one forward pass of one process; None: no accumulation")
+    micro_batch_size: int | None = Field(None, ge=1, description="most samples in one forward pass of one process; None: no accumulation")
     steps: int | None = Field(None, ge=1, description="optimizer steps; None: as many as `epochs` needs")
     epochs: float = Field(1.0, gt=0, description="passes over the data; without effect when `steps` is given")
     zero: Literal["zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"] = Field(
@@ -113,12 +113,6 @@ class TrainConfig(BaseModel):
         "if_possible", description="go on with an unfinished run in the output folder, from the last of its save_every; never: begin anew"
     )
     save_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of the saved weights")
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> "TrainConfig":
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
-        return self
 
 
 class Recipe(BaseModel):

@@ -107,7 +107,9 @@ class FrozenCopy:
     def hidden(self, model: Any, inputs: dict[str, Any], rows: Rows) -> torch.Tensor:
         """See `Teacher`."""
         example = next(model.parameters())
-        self._model.to(example.device, example.dtype)
+        self._model.to(example.device)
+        for parameter in self._model.parameters():  # buffers stay in float32: rotary frequencies in bf16 turn far positions into others
+            parameter.data = parameter.data.to(example.dtype)
         with torch.no_grad(), adapters.switched_off(self._model), self._loss_head.installed(), self._loss_head.asked(rows):
             found: torch.Tensor = self._model(**inputs).logits
         return found
@@ -130,7 +132,7 @@ def teachers(
         partitioned: Whether the engine will partition weights (ZeRO-3).
 
     Raises:
-        ValueError: A named teacher has another vocabulary.
+        ValueError: A named teacher has another vocabulary, or takes no pictures though the model does.
     """
     found: dict[str | None, Teacher] = {}
     for name in dict.fromkeys(term.teacher for term in terms if term.is_distilled):
@@ -153,4 +155,6 @@ def _named(model: Any, name: str, teacher: Any) -> Teacher:
             f"train.losses: teacher {name} has a vocabulary of {sizes[1]} tokens, the model of {sizes[0]}; "
             "give a teacher of the same family, with the same tokenizer"
         )
+    if hasattr(model.config, "vision_config") and not hasattr(teacher.config, "vision_config"):
+        raise ValueError(f"train.losses: teacher {name} takes no pictures, the model does; give a LLaVA-style teacher")
     return FrozenCopy(teacher)

@@ -14,6 +14,20 @@ ONE_BUCKET = 50_000_000  # parameters
 ZERO_CONFIGS = Path(__file__).parents[1] / "zero_configs"
 
 
+def check_launcher() -> None:
+    """Fails where several processes would each believe to be alone.
+
+    Raises:
+        ValueError: srun started several tasks, but nothing tells them their ranks.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" not in os.environ and int(tasks) > 1:
+        raise ValueError(
+            f"srun started {tasks} tasks that do not know their ranks; let srun start one torchrun on each node, or export "
+            "RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_STEP_NUM_TASKS with MASTER_ADDR and MASTER_PORT in each task"
+        )
+
+
 def start() -> None:
     """Joins the process group; a process without a launcher makes a group of its own.
 

@@ -1,9 +1,33 @@
-"""Folders named after steps, which come and go by one rename."""
+"""Run folders with one writer, in which folders named after steps come and go by one rename."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from train import distributed
+
 PREFIX = "step-"
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a run folder; the lock lies beside it, is held by the first process, ends with it.
+
+    Raises:
+        ValueError: Another run writes there.
+    """
+    if not distributed.is_first():
+        yield
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"output: another run writes into {folder}; wait for it, stop it, or give another output") from None
 
 
 def numbered(folder: Path) -> list[Path]:

@@ -110,32 +110,40 @@ def chunked(hidden_ND: torch.Tensor, weights: Weights, loss: Loss, *, chunk: int
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None, loss: Loss, rows: int) -> torch.Tensor:
-        head = [one for one in (matrix, bias) if one is not None]
-        trained = [one for one, needed in zip(head, ctx.needs_input_grad[1:], strict=False) if needed]
-        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        wanted = ctx.needs_input_grad[:3]
+        to_hidden = torch.empty_like(hidden) if wanted[0] else None
         # float32: a sum of many chunks in bfloat16 would lose the small ones
-        to_head = [torch.zeros_like(one, dtype=torch.float32) for one in trained]
+        to_matrix = torch.zeros_like(matrix, dtype=torch.float32) if wanted[1] else None
+        to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
         total = hidden.new_zeros((), dtype=torch.float32)
         for first in range(0, len(hidden), rows):
             span = slice(first, min(first + rows, len(hidden)))
-            part = hidden[span].detach().requires_grad_(to_hidden is not None)
-            leaves = [one.detach().requires_grad_(any(one is other for other in trained)) for one in head]
+            logits = Weights(matrix, bias).logits(hidden[span]).requires_grad_(any(wanted))
             with torch.enable_grad():
-                value = loss(functional.linear(part, *leaves).float(), span)
+                value = loss(logits, span)
             total += value.detach()
-            wanted = [one for one in (part, *leaves) if one.requires_grad]
-            if not wanted:
+            if not any(wanted):
                 continue
-            found = list(torch.autograd.grad(value, wanted))
+            (to_logits,) = torch.autograd.grad(value, logits)
+            low = to_logits.to(matrix.dtype)
             if to_hidden is not None:
-                to_hidden[span] = found.pop(0)
-            for place, gradient in zip(to_head, found, strict=True):
-                place += gradient
-        ctx.save_for_backward(to_hidden, *(gradient.to(one.dtype) for gradient, one in zip(to_head, trained, strict=True)))
+                torch.mm(low, matrix, out=to_hidden[span])
+            if to_matrix is not None:
+                _add_product(to_matrix, low.T, hidden[span])
+            if to_bias is not None:
+                to_bias += to_logits.sum(dim=0)
+        ctx.gradients = [one if one is None else one.to(hidden.dtype) for one in (to_hidden, to_matrix, to_bias)]
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        to_hidden, *to_head = (None if one is None else one * gradient.to(one.dtype) for one in ctx.saved_tensors)
-        found = [to_head.pop(0) if needed else None for needed in ctx.needs_input_grad[1:3]]
-        return (to_hidden, *found, None, None)
+        gradients, ctx.gradients = ctx.gradients, None  # scaled in place, so they serve once
+        return (*(None if one is None else one.mul_(gradient.to(one.dtype)) for one in gradients), None, None)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Adds a product of matrices to a float32 one."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

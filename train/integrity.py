@@ -8,7 +8,7 @@ from typing import Any
 
 from data.atomic import write_json
 
-MANIFEST = "manifest.json"
+MANIFEST, FORMAT = "manifest.json", 1
 CHUNK = 1 << 22  # bytes
 
 
@@ -38,7 +38,7 @@ def seal(folder: Path, files: Mapping[str, dict[str, Any]], **values: Any) -> No
             f"{folder / unseen[0]} was written by another process and is not seen by this one; give an output on a disk that all machines "
             "share"
         )
-    write_json(folder / MANIFEST, {**values, "files": dict(sorted(files.items()))})
+    write_json(folder / MANIFEST, {"format": FORMAT, **values, "files": dict(sorted(files.items()))})
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
@@ -47,20 +47,27 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "files" in found else None
+    return found if isinstance(found, dict) and "files" in found and found.get("format") == FORMAT else None
 
 
 def damage(folder: Path, share: int = 0, of: int = 1) -> str | None:
-    """What is wrong with a folder, naming the file; None where all is as its manifest says.
+    """What is wrong with a folder, naming the file, also where it cannot be read; None where all is as its manifest says.
 
     Args:
         folder: The folder.
         share: Number of the share of its files whose hashes are computed here, so that several processes may share the work.
         of: Number of shares.
     """
+    try:
+        return _damage(folder, share, of)
+    except OSError as problem:
+        return f"{folder} cannot be read: {problem}"
+
+
+def _damage(folder: Path, share: int, of: int) -> str | None:
     manifest = manifest_of(folder)
     if manifest is None:
-        return f"{folder / MANIFEST} is missing or not readable"
+        return f"{folder / MANIFEST} is missing or not readable, or another version wrote this state"
     for number, (name, wanted) in enumerate(manifest["files"].items()):
         path = folder / name
         if not path.is_file():

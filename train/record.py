@@ -29,7 +29,7 @@ class Record:
             "seconds": 0.0,
             "commit": commit(),
             "device": device(),
-            "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+            "versions": versions(),
             **values,
         }
 
@@ -60,6 +60,11 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return name + ("+changes" if changes else "")
+
+
+def versions() -> dict[str, str]:
+    """What computes: Python's version, those of the libraries behind every step."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
 
 
 def device() -> str:

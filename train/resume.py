@@ -15,6 +15,7 @@ from train import distributed, integrity, state
 from train.config import Recipe
 from train.folders import PREFIX, numbered, put_in_place, remove, step_of
 from train.precision import resolved
+from train.record import device, versions
 
 STATE, POSITION, TRAINABLE, SETTINGS = "state", "position.json", "trainable.json", "settings.json"
 EFFECTLESS = {
@@ -38,12 +39,14 @@ class Run:
         manifest: What trains.
         reading: What is read.
         base: Fingerprint of the model as it was loaded or assembled, see `model.identity`.
+        kernel: The attention kernel, as it was settled.
     """
 
     recipe: Recipe
     manifest: Manifest
     reading: Reading
     base: str
+    kernel: str
 
     @property
     def folder(self) -> Path:
@@ -54,8 +57,8 @@ class Run:
         """What `model.partial` needs to load a checkpoint that holds only what trains."""
         assert self.recipe.model is not None
         section = self.recipe.model.model_dump(mode="json")
-        for name in PARTS:
-            if section[name] is not None and Path(section[name]).is_dir():
+        for name in (*PARTS, "projector", "chat_template"):
+            if section[name] is not None and Path(section[name]).exists():
                 section[name] = str(Path(section[name]).resolve())  # it may be loaded from another folder
         return {"model": section, "seed": self.recipe.train.seed, "fingerprint": self.base}
 
@@ -135,7 +138,8 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def _engine(run: Run) -> dict[str, Any]:
-    return {"processes": distributed.world_size()} | {f"train.{name}": getattr(run.recipe.train, name) for name in ENGINE}
+    settings = {f"train.{name}": getattr(run.recipe.train, name) for name in ENGINE}
+    return {"processes": distributed.world_size(), "attention": run.kernel, "device": device()} | settings | versions()
 
 
 def _check_settings(before: dict[str, Any], now: dict[str, Any], saved: Path) -> None:
@@ -213,9 +217,3 @@ def forget(folder: Path) -> None:
     """Removes the states of a run that is done."""
     if distributed.is_first():
         shutil.rmtree(folder / STATE, ignore_errors=True)
-
-
-def last_step(folder: Path) -> int | None:
-    """The step of the newest state of a run folder; None where there is none."""
-    found = numbered(folder / STATE)
-    return step_of(found[-1]) if found else None

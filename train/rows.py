@@ -88,15 +88,16 @@ def plan_order(sources: Sequence[Samples], recipe: Recipe, progress: bool) -> Re
 def micro_batches(config: TrainConfig, processes: int) -> tuple[int, int]:
     """Rows of one forward pass of one process, such passes of a process in one step.
 
+    A pass takes as many rows as `micro_batch_size` allows and the process's part of the batch divides into.
+
     Raises:
-        ValueError: The batch does not divide among the processes and their micro batches.
+        ValueError: The batch does not divide among the processes.
     """
-    micro = config.micro_batch_size or max(1, config.batch_size // processes)
-    accumulation, rest = divmod(config.batch_size, micro * processes)
-    if rest or accumulation == 0:
-        needed = f"{micro} (micro_batch_size) x {processes} (processes)"
-        raise ValueError(f"train.batch_size {config.batch_size} is not a multiple of {needed}; change one of them")
-    return micro, accumulation
+    own, rest = divmod(config.batch_size, processes)
+    if rest:
+        raise ValueError(f"train.batch_size {config.batch_size} is not a multiple of {processes} (processes); change one of them")
+    micro = next(size for size in range(min(config.micro_batch_size or own, own), 0, -1) if own % size == 0)
+    return micro, own // micro
 
 
 def deal_out(recipe: Recipe, reading: Reading) -> MixedDataset:

@@ -28,7 +28,7 @@ from train.blank import text_only_batches
 from train.callbacks import CheckManifest, SaveEvery
 from train.config import Recipe
 from train.distill import teachers
-from train.folders import PREFIX, numbered, remove, step_of
+from train.folders import PREFIX, numbered, only_writer, remove, step_of
 from train.head import LossHead
 from train.metrics import Metrics
 from train.objective import Objective
@@ -71,6 +71,13 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
         FloatingPointError: The loss became infinite or not a number.
         train.preempt.Stopped: It was asked to stop by SIGTERM or SIGUSR1, in any process; the same call goes on.
     """
+    distributed.check_launcher()
+    with only_writer(Path(str(recipe.output))):
+        return take_all_parts(recipe, progress, overwrite)
+
+
+def take_all_parts(recipe: Recipe, progress: bool, overwrite: bool) -> RunResult:
+    """The ten steps."""
     start = time.perf_counter()
     folder = open_run_folder(recipe, overwrite)
     join_processes(recipe)
@@ -79,7 +86,7 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     sources = read_data(recipe, processor, folder, progress)
     reading = plan_order(settle_attention(model, sources, recipe, progress), recipe, progress)
     manifest, tuner = choose_what_trains(model, recipe, reading.plan.steps)
-    run = resume.Run(recipe=recipe, manifest=manifest, reading=reading, base=base)
+    run = resume.Run(recipe=recipe, manifest=manifest, reading=reading, base=base, kernel=kernel_of(model))
     saved = resume.find(run, progress)
     record = write_down_what_runs(recipe, folder, manifest, reading, saved)
     with (
@@ -110,6 +117,8 @@ def open_run_folder(recipe: Recipe, overwrite: bool) -> Path:
     if not resume.is_wanted(folder, recipe.train.resume, ended):
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"*/.{PREFIX}*"):  # by a process that was killed while it wrote or removed a folder
+        shutil.rmtree(left)
     return folder
 
 

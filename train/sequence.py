@@ -14,7 +14,7 @@ from typing import Any
 from data.atomic import write_json
 from data.fingerprint import fingerprint, key_of
 from data.index import cache_folder
-from model.interpolate import interpolate
+from model.interpolate import check_base, interpolate
 from model.source import folder_of
 from train import distributed, preempt
 from train.config import Recipe
@@ -66,7 +66,7 @@ def run_sequence(
     Raises:
         FileNotFoundError: A file of any task does not exist; found before the first task begins.
         ValueError: The recipe, a task's data or the suite is wrong, found as early; or finished stages have other settings.
-        train.preempt.Stopped: It was asked to stop by SIGTERM or SIGUSR1; the same call goes on.
+        train.preempt.Stopped: It was asked to stop by SIGTERM or SIGUSR1, which an evaluation answers at its end; the same call goes on.
     """
     start = time.perf_counter()
     lines = plan_lines(recipe, where)
@@ -75,6 +75,9 @@ def run_sequence(
     suite = load_suite(sequence.suite) if sequence.suite is not None else None
     if suite is not None:
         check_suite(sequence, [task.name for task in suite.tasks if task.group == "target"], where)
+    if sequence.merge is not None:
+        assert recipe.model is not None
+        check_base(folder_of(str(recipe.model.base)))
     distributed.start()
     check_data(stages_of(lines), progress)
     work = Work(recipe=recipe, lines=lines, suite=suite, evaluate=evaluate or evaluator(recipe, progress), progress=progress)
@@ -108,6 +111,16 @@ def evaluator(recipe: Recipe, progress: bool) -> Evaluate:
         return evaluate(model, processor, suite, progress=progress)
 
     return evaluate_folder
+
+
+def stop_if_asked(before: str) -> None:
+    """Stops all processes where any was asked to; a collective.
+
+    Args:
+        before: What is not begun, as the message names it.
+    """
+    if any(distributed.everywhere(preempt.asked())):
+        raise preempt.Stopped(f"stopped on request before {before}; run the same command to go on")
 
 
 @dataclass(kw_only=True)
@@ -166,8 +179,7 @@ class Work:
         """All stages of one order with one seed; gives the model behind the last."""
         before = self.base
         for stage in line.stages:
-            if any(distributed.everywhere(preempt.asked())):
-                raise preempt.Stopped(f"stopped on request before {line.name}, task {stage.task}; run the same command to go on")
+            stop_if_asked(f"{line.name}, task {stage.task}")
             before = self.run_stage(stage, before, line)
             if distributed.is_first():
                 link(line, stage)
@@ -182,6 +194,7 @@ class Work:
             train(ready(stage, before, self.base), progress=self.progress)
             gc.collect()  # the engine's cycles hold the weights
         model = self._merged(stage, before)
+        stop_if_asked(f"the evaluation of {line.name}, task {stage.task}")
         evaluation = self._evaluated(model, self._evaluation_of(stage), self.kept.handed_over(stage))
         self.done[stage.folder] = seconds_of(stage.folder) + (evaluation or {}).get("seconds", 0.0)
         self._write_matrix()

@@ -108,20 +108,24 @@ def stages_of(lines: Sequence[Line]) -> list[Stage]:
 def data_of(sequence: SequenceConfig, tasks: Sequence[str]) -> DataConfig:
     """What the last of some tasks is trained on.
 
-    First the memory, so that the same former records are drawn at every later task; then the task's own sources; then the trees, which take
-    their share from all others. A remembered source has weight 1: its records are seen as often as those of an own source with weight 1.
+    First the memory, then the task's own sources, then the trees, which take their share from all others. The memory is part of what the
+    former task was trained on, the same at every later task: fewer records of a source are part of more (`data.dataset.select`), where both
+    tasks take the same samples for too long. A remembered source has weight 1: its records are seen as often as those of an own source with
+    weight 1.
 
     Args:
         sequence: The section.
         tasks: Names of the tasks up to this one.
 
     Raises:
-        ValueError: Fixed shares of the task's own sources leave nothing for the memory.
+        ValueError: Fixed shares of the task's own sources leave nothing for the memory, or a former task had samples of another length.
     """
     by_name = {task.name: task for task in sequence.tasks}
     own, replay = by_name[tasks[-1]].data, sequence.replay
     remembered = [one for name in tasks[:-1] for one in _memory(by_name[name], replay.memory or 0)]
     sources, trees = list(own.sources), []
+    if remembered:
+        _check_lengths([by_name[name] for name in tasks])
     if remembered and all(one.share is not None for one in own.sources):
         raise ValueError(
             f"sequence.replay.memory: every source of task {tasks[-1]!r} has a share, so that nothing is left for remembered records; "
@@ -209,11 +213,22 @@ def _stage_recipe(recipe: Recipe, task: TaskConfig, data: DataConfig, where: str
 
 
 def _memory(task: TaskConfig, records: int) -> list[SourceConfig]:
-    """The sources of a former task, with so many records in all, evenly from each."""
+    """The sources of a former task, with so many records in all, evenly from each; none gives more than the task had of it."""
     count = len(task.data.sources)
     kept = [records // count + (number < records % count) for number in range(count)]
     return [
-        source.model_copy(update={"max_records": most, "weight": 1.0, "share": None, "max_epochs": None})
+        source.model_copy(update={"max_records": min(most, source.max_records or most), "weight": 1.0, "share": None, "max_epochs": None})
         for source, most in zip(task.data.sources, kept, strict=True)
         if most
     ]
+
+
+def _check_lengths(tasks: Sequence[TaskConfig]) -> None:
+    own = tasks[-1]
+    for task in tasks[:-1]:
+        if (task.data.longest, task.data.over_long) != (own.data.longest, own.data.over_long):
+            raise ValueError(
+                f"sequence.replay.memory: samples of task {own.name!r} have up to {own.data.longest} tokens, longer ones: "
+                f"{own.data.over_long}; of {task.name!r} up to {task.data.longest}, {task.data.over_long}. What is remembered would not be "
+                "what was learned; give data.max_length and data.over_long alike to all tasks"
+            )

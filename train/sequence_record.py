@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
-from data.atomic import write_json
+from data.atomic import write_json, write_text
 from data.dataset import check_shares, load_sources
 from data.fingerprint import fingerprint, key_of
 from data.index import cache_folder, states_of
@@ -26,7 +27,7 @@ from train.run import status
 from train.sequence_config import MergeConfig
 from train.sequence_plan import Line, Stage
 
-BUSY = ".busy"
+DONE = ".done-"  # in front of a mark that the first process leaves for the others
 SHOWN = 5  # changes in a message
 
 
@@ -188,23 +189,46 @@ def check_data(stages: Sequence[Stage], progress: bool) -> None:
 def first_alone(folder: Path, work: Callable[[], Any]) -> None:
     """Lets the first process do something while the others wait, however long; a collective would give up after half an hour.
 
+    The others wait for a file to appear, under a name never used before: a network disk may show one late, but none that is not there.
+
     Args:
         folder: On a disk that all processes see.
         work: What is done.
+
+    Raises:
+        RuntimeError: In the others, where the work failed; the first raises the failure itself.
     """
-    busy = folder / BUSY
+    if distributed.world_size() == 1:
+        work()
+        return
+    mark = folder / f"{DONE}{distributed.everywhere(uuid4().hex)[0]}"
     if distributed.is_first():
         folder.mkdir(parents=True, exist_ok=True)
-        busy.touch()
+        _done_by_first(work, mark)
+    else:
+        _done_elsewhere(mark)
     distributed.wait()
     if distributed.is_first():
-        try:
-            work()
-        finally:
-            busy.unlink(missing_ok=True)
-    while busy.exists():
+        mark.unlink()
+
+
+def _done_by_first(work: Callable[[], Any], mark: Path) -> None:
+    for left in mark.parent.glob(f"{DONE}*"):  # of a call that failed
+        left.unlink(missing_ok=True)
+    try:
+        work()
+    except BaseException as error:
+        write_text(mark, f"{type(error).__name__}: {error}")
+        raise
+    write_text(mark, "")
+
+
+def _done_elsewhere(mark: Path) -> None:
+    while not mark.exists():
         time.sleep(0.2)
-    distributed.wait()
+    failure = mark.read_text(encoding="utf-8")
+    if failure:
+        raise RuntimeError(f"the first process failed while the others waited for it: {failure}")
 
 
 def _real(path: Path) -> str | None:

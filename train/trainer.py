@@ -1,6 +1,9 @@
 """transformers' Trainer with our order, loss, optimizer."""
 
+import signal
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ from data.collate import Collator
 from data.dataset import MixedDataset
 from model.attention import attention_inputs
 from model.manifest import Manifest
-from train import distributed
+from train import distributed, preempt
 from train.blank import blank_inputs
 from train.config import TrainConfig
 from train.losses import labelled_rows
@@ -31,32 +34,36 @@ def arguments(
 ) -> TrainingArguments:
     """The Trainer's settings for a recipe's `train` section."""
     micro, accumulation = micro_batches(config, processes)
-    return TrainingArguments(
-        output_dir=folder,
-        deepspeed=deepspeed,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
-        max_steps=steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=SCHEDULES[config.schedule],
-        warmup_steps=round(config.warmup_share * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=resolved(config.precision) == "bf16",
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        use_cpu=not torch.cuda.is_available(),
-        seed=config.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would hide a broken loss behind an average
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        dataloader_num_workers=loader_workers,
-        log_level="error",
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*gradient_checkpointing", category=FutureWarning
+        )  # the new name is newer than the floor
+        return TrainingArguments(
+            output_dir=folder,
+            deepspeed=deepspeed,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            max_steps=steps,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type=SCHEDULES[config.schedule],
+            warmup_steps=round(config.warmup_share * steps),
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            bf16=resolved(config.precision) == "bf16",
+            gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            use_cpu=not torch.cuda.is_available(),
+            seed=config.seed,
+            logging_steps=1,
+            logging_nan_inf_filter=False,  # it would hide a broken loss behind an average
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            dataloader_num_workers=loader_workers,
+            log_level="error",
+        )
 
 
 class RowsFrom(SequentialSampler):
@@ -68,6 +75,14 @@ class RowsFrom(SequentialSampler):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self._first, len(self)))
+
+
+def _deaf(prepare: Callable[[int], None] | None, number: int) -> None:
+    """What a process that reads pictures does first: it ignores requests to stop, which may reach all processes of a job."""
+    for one in preempt.SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    if prepare is not None:
+        prepare(number)
 
 
 class MixtureTrainer(Trainer):
@@ -125,6 +140,18 @@ class MixtureTrainer(Trainer):
             self.model.disable_input_require_grads()
         return prepared
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As the Trainer's, which casts every number to the engine's precision, but for those that only the loss reads."""
+        told = {name: value.to(self.args.device) for name, value in inputs.items() if name in TOLD}
+        return super()._prepare_inputs({name: value for name, value in inputs.items() if name not in TOLD}) | told
+
+    def get_train_dataloader(self) -> Any:
+        """As the Trainer's; processes that read pictures leave requests to stop to the rank, which would fail if they ended."""
+        loader = super().get_train_dataloader()
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
+        inner.worker_init_fn = partial(_deaf, inner.worker_init_fn)
+        return loader
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the trainable parameters, in the groups of train/optim.py."""
         existing: Any = getattr(self, "optimizer", None)
@@ -141,7 +168,8 @@ class MixtureTrainer(Trainer):
         inputs = attention_inputs(self.model, plain) | {"use_cache": False}
         self.shows_a_blank = self._blank is not None and "pixel_values" not in inputs
         # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
-        blank = {name: tensor.to(rows.labels.device) for name, tensor in (self._blank or {}).items()} if self.shows_a_blank else {}
+        self._blank = self._blank and {name: tensor.to(rows.labels.device) for name, tensor in self._blank.items()}
+        blank = self._blank if self._blank and self.shows_a_blank else {}
         shares = self.objective.shares(num_items_in_batch)
         loss = self.objective.loss(model, rows, inputs, blank, shares)
         if self.penalty is not None:
@@ -155,14 +183,19 @@ class MixtureTrainer(Trainer):
         """What the terms of the step's loss are divided by, over all processes; agrees on whether to stop behind the step."""
         own = self.objective.counts(batch_samples).to(device)
         told = torch.cat([own, own.new_tensor([float(self.stop_asked())])])
-        *sums, asked = self.accelerator.gather(told).reshape(-1, len(told)).sum(dim=0)
+        *sums, asked = self._gather(told).reshape(-1, len(told)).sum(dim=0)
         self.stop_agreed = bool(asked > 0)
         return torch.stack(sums)
+
+    def _gather(self, values: torch.Tensor) -> torch.Tensor:
+        """[n] of each process -> [processes x n]; a collective where there are several."""
+        gathered: torch.Tensor = self.accelerator.gather(values) if self.accelerator.num_processes > 1 else values
+        return gathered
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """Adds losses by source and the share of padding to a step's logs."""
         if "loss" in logs:
-            logs |= self.objective.tally.logs(self.accelerator.gather)
+            logs |= self.objective.tally.logs(self._gather)
         super().log(logs, *arguments, **options)
 
     def close(self) -> None:

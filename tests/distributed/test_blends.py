@@ -85,5 +85,7 @@ def test_bf16_is_the_same_at_stages_1_2_and_3(ranks: Ranks, make: Callable[..., 
 
 @pytest.mark.parametrize(("zero", "preset"), [("zero2", "full"), ("zero3", "llm")])
 def test_without_the_blank_picture_the_ranks_fail(ranks: Ranks, make: Callable[..., Values], zero: str, preset: str) -> None:
-    with pytest.raises(RankFailure, match="train_without_blank"):
-        ranks.run(train_without_blank, values=make(zero=zero, model={"preset": preset}), steps=BLENDS, limit=20)
+    values = make(zero=zero, model={"preset": preset})
+    ranks.run(train_arranged, values=values, steps=BLENDS, limit=60)  # with it, the same job is done in the same time
+    with pytest.raises(RankFailure, match=r"died: SIGABRT|hang: rank"):
+        ranks.run(train_without_blank, values=make(zero=zero, model={"preset": preset}), steps=BLENDS, limit=60)

@@ -58,7 +58,6 @@ WRONG = [
     ({"train": {"batch_size": "many"}}, ["train.batch_size: got 'many'", "should be a valid integer"]),
     ({"train": {"batch_size": 0}}, ["train.batch_size: got 0", "greater than or equal to 1"]),
     ({"train": {"zero": "zero_2"}}, ["train.zero: got 'zero_2'", "did you mean 'zero2'"]),
-    ({"train": {"batch_size": 4, "micro_batch_size": 3}}, ["batch_size 4 is not a multiple of micro_batch_size 3"]),
     ({"model": {"base": "x", "preset": "sa_prj"}}, ["model.preset: unknown preset 'sa_prj'", "did you mean 'sa_proj'"]),
     ({"model": {"preset": "full"}}, ["model: base (or vision with language) is missing"]),
     ({"model": {"base": "x", "vision": "y"}}, ["model: base and vision are both given"]),

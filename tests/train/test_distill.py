@@ -1,5 +1,6 @@
 """Teachers."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -97,3 +98,20 @@ def test_whole_parameters_that_are_partitioned_need_a_copy(model: Any) -> None:
 def test_one_teacher_serves_all_terms_that_name_it(model: Any) -> None:
     terms = [LWF, LossConfig(kind="kl_to_base"), LossConfig(kind="cross_entropy")]
     assert list(teachers(model, LossHead(model), terms, load=lambda name: pytest.fail(name), partitioned=False)) == [None]
+
+
+def test_a_copy_in_bf16_sees_far_positions_as_the_model_does(model: Any) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 64}
+    torch.manual_seed(0)
+    student = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, max_position_embeddings=2048, initializer_range=0.3)).eval()
+    teacher = FrozenCopy(copy.deepcopy(student))
+    for parameter in student.parameters():  # as DeepSpeed does it
+        parameter.data = parameter.data.bfloat16()
+    ids = torch.randint(0, 64, (1, 2048))
+    rows = Rows(**dict.fromkeys(vars(every_row()), torch.zeros(2048, dtype=torch.long)) | {"position": torch.arange(2048)})
+    with torch.no_grad():
+        hidden = teacher.hidden(student, {"input_ids": ids}, rows)
+        own = student.model(ids).last_hidden_state[0]
+    assert torch.equal(hidden, own)

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from train.cli import RESUMABLE, main
 from train.config import make_recipe
 from train.run import train
 from train.trainer import MixtureTrainer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +155,22 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_signal_to_every_process_of_a_job_leaves_those_that_read_pictures_alive(tmp_path: Path, tiny_folder: Path, data: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    settings = values(tmp_path / "run", tiny_folder, data, steps=4000)
+    recipe.write_text(json.dumps(settings | {"data": settings["data"] | {"loader_workers": 1}}))
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    words = [sys.executable, "-m", "train", "train", str(recipe)]
+    job = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    try:
+        while job.poll() is None and not (metrics.is_file() and metrics.read_text()):
+            time.sleep(0.1)
+        os.killpg(job.pid, signal.SIGTERM)
+        _, told = job.communicate(timeout=120)
+    finally:
+        job.kill()
+    assert job.returncode == RESUMABLE, told.decode()
+    assert resume.numbered(tmp_path / "run" / "state")

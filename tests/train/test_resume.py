@@ -331,3 +331,27 @@ def test_epochs_of_each_source_are_told_before_training(
     told = capsys.readouterr().err
     assert f"{data}: 16 samples, 0.50 epochs" in told
     assert told.index("0.50 epochs") < told.index("2/2")
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path, tiny_folder: Path, data: Path) -> None:
+    from train.folders import only_writer
+
+    with only_writer(tmp_path / "run"), pytest.raises(ValueError, match=r"another run writes into .*run; wait for it, stop it"):
+        run(tmp_path / "run", tiny_folder, data)
+
+
+def test_tasks_of_srun_that_know_no_ranks_are_refused(
+    tmp_path: Path, tiny_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(ValueError, match="srun started 2 tasks that do not know their ranks"):
+        run(tmp_path / "run", tiny_folder, data)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(stopped: Path, tiny_folder: Path, data: Path) -> None:
+    left = [stopped / "state" / ".step-3.partial", stopped / "checkpoints" / ".step-1.going"]
+    for folder in left:
+        folder.mkdir(parents=True)
+    run(stopped, tiny_folder, data)
+    assert not any(folder.exists() for folder in left)

@@ -85,3 +85,27 @@ def test_a_record_of_weight_2_counts_like_two_records(data: Path, run: Callable[
     two = run(twice, batch_size=3, steps=1, micro_batch_size=micro_batch_size)
     assert lines(one)[0]["loss"] == pytest.approx(lines(two)[0]["loss"], rel=1e-5)
     assert lines(one)[0]["grad_norm"] == pytest.approx(lines(two)[0]["grad_norm"], rel=1e-4)
+
+
+def test_in_bf16_a_weighted_loss_is_the_mean_by_the_same_weights(data: Path, run: Callable[..., RunResult]) -> None:
+    def weigh(record: dict[str, Any], number: int) -> None:
+        record["weight"] = 0.3
+
+    plain, weighed = (run(path, precision="bf16", steps=1, batch_size=16) for path in (data, weighted(data, weigh)))
+    assert losses(weighed)[0] == pytest.approx(losses(plain)[0], rel=1e-5)
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(1, (4, 8)), (2, (4, 4)), (8, (4, 1)), (32, (1, 1))])
+def test_on_any_number_of_processes_a_pass_takes_at_most_the_micro_batch(processes: int, expected: tuple[int, int]) -> None:
+    from train.config import TrainConfig
+    from train.rows import micro_batches
+
+    assert micro_batches(TrainConfig(batch_size=32, micro_batch_size=5), processes) == expected
+
+
+def test_a_batch_that_does_not_divide_among_processes_is_refused() -> None:
+    from train.config import TrainConfig
+    from train.rows import micro_batches
+
+    with pytest.raises(ValueError, match=r"train\.batch_size 32 is not a multiple of 3 \(processes\)"):
+        micro_batches(TrainConfig(batch_size=32), 3)
