@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.quiet import without_bars
 from model.whole import whole_folder
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -42,6 +43,35 @@ def interpolate(before: Path, after: Path, alpha: float, output: Path) -> Path:
             if path.is_file() and path.suffix != ".safetensors":
                 shutil.copyfile(path, partial / path.name)
     return output
+
+
+def check_base(folder: Path) -> None:
+    """Fails where a model loaded from a folder would be saved with other tensors, so that the two could not be interpolated.
+
+    Files of older versions of transformers may hold copies, or buffers that are no longer saved. Reads headers alone.
+
+    Args:
+        folder: Of the model before tuning.
+
+    Raises:
+        FileNotFoundError: It holds no safetensors.
+        ValueError: The names differ; the message has some.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.core_model_loading import revert_weight_conversion
+
+    stored = set(_places(folder))
+    factory = AutoModelForImageTextToText if hasattr(AutoConfig.from_pretrained(folder), "vision_config") else AutoModelForCausalLM
+    with without_bars():
+        model = factory.from_pretrained(folder, device_map="meta")
+    weights = {name: one for name, one in model.state_dict().items() if name not in model.all_tied_weights_keys}
+    saved = set(revert_weight_conversion(model, weights))
+    problems = [f"{name} would be lost" for name in sorted(stored - saved)] + [f"{name} would be new" for name in sorted(saved - stored)]
+    if problems:
+        raise ValueError(
+            f"{folder}: a checkpoint of this model would hold other tensors than its files, so that the two could not be interpolated: "
+            f"{_some(problems)}. Load the model with this version of transformers, save it (save_pretrained), and begin with that"
+        )
 
 
 def mixed(before: Any, after: Any, alpha: float) -> Any:
@@ -103,11 +133,15 @@ def _check(before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int,
         if before[name] != after[name]
     ]
     if problems:
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
-            f"the two models do not hold the same tensors: {'; '.join(problems[:SHOWN])}{more}. Give a model and what it was tuned "
+            f"the two models do not hold the same tensors: {_some(problems)}. Give a model and what it was tuned "
             "to, both saved by one version of transformers"
         )
+
+
+def _some(problems: Sequence[str]) -> str:
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f"{'; '.join(problems[:SHOWN])}{more}"
 
 
 def _write_shard(file: Path, before: Mapping[str, Path], alpha: float, target: Path) -> None:

@@ -187,7 +187,7 @@ class Work:
 
     def run_stage(self, stage: Stage, before: Path, line: Line) -> Path:
         """Trains, merges, evaluates, unless that is done; gives the model that is handed over."""
-        if not distributed.everywhere(status(stage.folder) == "done")[0]:
+        if not distributed.everywhere(distributed.is_first() and status(stage.folder) == "done")[0]:
             tell(self._where(stage, line), self.progress)
             if distributed.is_first():
                 self.kept.write(stage)
@@ -221,7 +221,7 @@ class Work:
         if merge is None:
             return checkpoint
         target = stage.folder / f"merged-{merge.alpha:g}"
-        if not distributed.everywhere(target.exists())[0]:
+        if not distributed.everywhere(distributed.is_first() and target.exists())[0]:
             first_alone(self.folder, lambda: interpolate(before, checkpoint, merge.alpha, target))
         return target
 

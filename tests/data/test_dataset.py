@@ -139,6 +139,16 @@ def test_a_cap_draws_the_same_records_for_the_same_seed(tiny: tuple[Any, Any], t
     assert first.rows.tolist() == again.rows.tolist()
 
 
+def test_a_smaller_cap_draws_from_a_larger_one_wherever_the_source_stands(tiny: tuple[Any, Any], tiny_data: Path, tmp_path: Path) -> None:
+    other = {"path": str(write(tmp_path / "few.json", [("human", "Who?"), ("gpt", "Me.")]))}
+    drawn = []
+    for sources in ([{"max_records": 3}], [other, {"max_records": 7}]):
+        config = DataConfig.model_validate({"sources": [{"path": str(tiny_data)} | one for one in sources], "max_length": 512})
+        drawn.append(set(load_sources(config, tiny[1].tokenizer, pictures_of(tiny[1]), seed=3)[-1].rows.tolist()))
+    assert [len(one) for one in drawn] == [3, 7]
+    assert drawn[0] < drawn[1]
+
+
 def test_the_last_answer_alone_may_carry_loss(tiny: tuple[Any, Any], tmp_path: Path) -> None:
     path = write(tmp_path / "few.json", [("human", "Who?"), ("gpt", "Me."), ("human", "Where?"), ("gpt", "Here.")])
     ((sample,),) = rows_of(load(path, tiny[1], turns="last"), batch_size=1, steps=1)
