@@ -35,11 +35,13 @@ class Means:
         precision: Of activations.
         checkpointing: Whether layers keep their input alone and compute the rest again.
         eager: Whether attention keeps its square of scores.
+        partitioned: Whether weights are partitioned: ZeRO-3's linear layers keep their inputs, though the weight is frozen.
     """
 
     precision: Precision
     checkpointing: bool = False
     eager: bool = False
+    partitioned: bool = False
 
 
 def estimate(model: Any, trainable: Collection[str], batch: Batch, means: Means) -> int:
@@ -72,8 +74,9 @@ def _language(text: Any, places: Collection[Place], batch: Batch, means: Means) 
     words = {word for place in places if place.layer is not None for word in place.words}
     attention = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     kept = 2 * attention * (1 + text.num_key_value_heads / text.num_attention_heads) + 3 * text.intermediate_size
-    kept += text.hidden_size * sum(bool(words & group) for group in ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}))
-    kept += text.intermediate_size * ("down_proj" in words) + 2 * text.hidden_size * ("input_layernorm" in words)
+    every = means.partitioned
+    kept += text.hidden_size * sum(every or bool(words & group) for group in ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}))
+    kept += text.intermediate_size * (every or "down_proj" in words) + 2 * text.hidden_size * ("input_layernorm" in words)
     scores = (FP32 + size) * text.num_attention_heads * batch.width if means.eager else 0
     inner = tokens * round(size * kept + 2 * FP32 * text.hidden_size + scores)
     return _layers(text.num_hidden_layers, count, tokens * size * text.hidden_size, inner, means.checkpointing)

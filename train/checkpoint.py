@@ -34,13 +34,25 @@ def save(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[st
         if adapters.is_adapted(model):
             adapters.save_adapter(model, partial / "adapter", weights)
             weights = adapters.merged_state(model, weights)
-        cast = {name: one.detach().to("cpu", DTYPES[dtype]) if one.is_floating_point() else one for name, one in weights.items()}
+        cast = _cast(weights, DTYPES[dtype])
         with without_bars():
             model.save_pretrained(partial, state_dict=cast)
         processor.save_pretrained(partial)
         _record_dtype(partial / "config.json", str(DTYPES[dtype]).removeprefix("torch."))
         remove(folder)
     return folder
+
+
+def _cast(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights on the CPU in a dtype; tied ones stay one tensor, so that they are saved once."""
+    made: dict[tuple[Any, ...], torch.Tensor] = {}
+    found = {}
+    for name, one in weights.items():
+        place = (one.data_ptr(), one.shape, one.stride(), one.dtype)
+        if place not in made or not one.numel():
+            made[place] = one.detach().to("cpu", dtype) if one.is_floating_point() else one
+        found[name] = made[place]
+    return found
 
 
 def trainable_state(model: Any, manifest: Manifest, dtype: str) -> dict[str, torch.Tensor]:

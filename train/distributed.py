@@ -156,13 +156,16 @@ def rewriting(parameter: Any) -> Iterator[None]:
 
 @contextmanager
 def own_state() -> Iterator[None]:
-    """Gives a training transformers' and accelerate's global state for itself; afterwards nothing of it is left."""
-    before = set(os.environ)
+    """Gives a training the global state of transformers, accelerate, DeepSpeed for itself; afterwards nothing of it is left."""
+    import torch
+
+    before, linear = set(os.environ), torch.nn.functional.linear
     _forget()
     try:
         yield
     finally:
         _forget()
+        torch.nn.functional.linear = linear  # ZeRO-3 puts one of its own there, which keeps the inputs of frozen layers as well
         for name in set(os.environ) - before:
             if name.startswith("ACCELERATE_"):
                 del os.environ[name]

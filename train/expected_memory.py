@@ -30,7 +30,12 @@ def reckon(model: Any, recipe: Recipe, manifest: Any, engine: Engine, expected: 
     micro = recipe.train.micro_batch_size or max(1, recipe.train.batch_size // engine.gpus)
     batch = Batch(rows=micro, width=expected.width, positions=micro * _positions(model.config, expected), chunk=CHUNK)
     assert recipe.model is not None
-    means = Means(precision=engine.precision, checkpointing=recipe.train.gradient_checkpointing, eager=recipe.model.attention == "eager")
+    means = Means(
+        precision=engine.precision,
+        checkpointing=recipe.train.gradient_checkpointing,
+        eager=recipe.model.attention == "eager",
+        partitioned=engine.stage == 3,
+    )
     activations = estimate(model, names, batch, means)
     return {
         "zero": recipe.train.zero,

@@ -23,6 +23,7 @@ class Masters:
 
     def __init__(self, engine: Any) -> None:
         self._zero, self._adam = engine.optimizer, engine.basic_optimizer
+        self._found = False
         pairs = zip(getattr(self._zero, "fp16_groups", ()), getattr(self._zero, "fp32_groups", ()), strict=False)
         # bf16 without ZeRO: a float32 copy stands beside each parameter.
         self._copies = {id(low): high for lows, highs in pairs for low, high in zip(lows, highs, strict=True)}
@@ -30,6 +31,7 @@ class Masters:
     def read(self, parameter: Any) -> dict[str, torch.Tensor]:
         """Master weights and moments of a parameter, float32 in its full shape; a collective."""
         if _is_held_by_zero(parameter):
+            self._find_moments()
             return {"master": distributed.full_fp32(parameter)} | {name: distributed.full_fp32(parameter, name) for name in MOMENTS}
         held = self._held(parameter)
         return {"master": held.detach()} | {name: self._adam.state[held][name] for name in MOMENTS}
@@ -71,8 +73,14 @@ class Masters:
             held["step"] = count
             for name in MOMENTS:
                 held.setdefault(name, torch.zeros_like(tensor, requires_grad=False))
-        if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
-            self._zero._lazy_init_hp_params_optimizer_state()  # lets ZeRO 1 and 2 find the moments of a parameter
+        self._find_moments()
+
+    def _find_moments(self) -> None:
+        """Lets ZeRO 1 and 2 find the moments of every parameter: by themselves they look for them once, behind the first group's step."""
+        if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state") and not self._found:
+            self._zero._hp_optimizer_states_linked = False
+            self._zero._lazy_init_hp_params_optimizer_state()
+            self._found = True
 
     def _held(self, parameter: Any) -> Any:
         return self._copies.get(id(parameter), parameter)

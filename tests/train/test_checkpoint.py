@@ -113,3 +113,24 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path, base: Path, data: Path)
 def test_all_checkpoints_are_kept_where_nothing_is_said(tmp_path: Path, base: Path, data: Path) -> None:
     result = run(tmp_path / "run", base, data, steps=3, save_every=1)
     assert sorted(path.name for path in (result.folder / "checkpoints").iterdir()) == ["step-1", "step-2", "step-3"]
+
+
+def test_tied_weights_are_saved_once_in_any_dtype(tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from train.checkpoint import save
+
+    class Processor:
+        def save_pretrained(self, folder: Path) -> None:
+            """Nothing to save."""
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes, tie_word_embeddings=True))
+    names = []
+    for dtype in ("fp32", "bf16"):
+        folder = save(model, Processor(), tmp_path / dtype, dtype=dtype)
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            names.append(set(file.keys()))
+    assert names[0] == names[1]
+    assert "lm_head.weight" not in names[1]

@@ -27,6 +27,7 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "skill_7b": (5e-6, 32, "zero3", 0.82),
     "skill_full_7b": (5e-6, 16, "zero3", 8.03),
     "skill_lora_7b": (5e-5, 32, "zero3", 0.65),
+    "skill_lwf_7b": (5e-6, 16, "zero3", 7.615),
     "skill_qwen_7b": (5e-6, 32, "zero3", 0.82),
     "skill_trees_7b": (5e-6, 32, "zero3", 0.82),
 }

@@ -255,14 +255,6 @@ def test_ctrl_c_leaves_its_mark_and_tells_what_is_kept(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
 
 
-def test_a_batch_that_micro_batches_cannot_fill_is_refused() -> None:
-    from train.config import TrainConfig
-    from train.trainer import arguments
-
-    with pytest.raises(ValueError, match=r"batch_size 32 is not a multiple of 8 \(micro_batch_size\) x 3 \(processes\)"):
-        arguments(TrainConfig(micro_batch_size=8), steps=1, processes=3, deepspeed={}, folder="x")
-
-
 def test_engines_of_finished_runs_do_not_pile_up_in_memory(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     def engines() -> int:
         gc.collect()
