@@ -1,8 +1,11 @@
 """Two ranks for the whole session: starting them costs more than most tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from arranged import Values, values_of
 from ranks import Ranks
 
 
@@ -20,3 +23,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory, _own_cache: None) -> Iterato
     pool = Ranks(tmp_path_factory.mktemp("alone"), count=1)
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_data: Callable[..., Path]) -> Callable[..., Values]:
+    """A recipe's values on the module's records, each call's with a run folder of its own."""
+    data = make_data(tmp_path_factory.mktemp("data"))
+
+    def values(base: Path = tiny_folder, **settings: Any) -> Values:
+        return values_of(tmp_path_factory.mktemp("runs") / "run", base, data, **settings)
+
+    return values

@@ -8,21 +8,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from arranged import Step, Values, blended, curve, difference, train_arranged, values_of, weights
+from arranged import Step, Values, blended, curve, difference, train_arranged, weights
 from ranks import RankFailure, Ranks
 
 BLENDS = [blended(blend, 1) for blend in ("TT II", "TI IT", "TT TT", "II TT")]
 TOLERANCE = 1e-5  # relative
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_data: Callable[..., Path]) -> Callable[..., Values]:
-    data = make_data(tmp_path_factory.mktemp("data"))
-
-    def values(base: Path = tiny_folder, **settings: Any) -> Values:
-        return values_of(tmp_path_factory.mktemp("runs") / "run", base, data, **settings)
-
-    return values
 
 
 def train_without_blank(values: Values, steps: list[Step]) -> list[str]:

@@ -6,19 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from arranged import Values, blended, curve, difference, train_arranged, values_of, weights
+from arranged import Values, blended, curve, difference, train_arranged, weights
 from ranks import Ranks
 
 BLENDS = ("TT II", "TI IT", "TT TT", "II TT")  # rank 0, rank 1 in steps 1 to 4; in the third no rank has a picture
 ZEROS = ("zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 PRESETS = {"frozen": "llm", "trainable": "full"}  # tower with projector
 TOLERANCE = 1e-5  # relative; measured: 2e-7 for losses and norms, 1e-6 for tensors
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_data: Callable[..., Path]) -> Callable[..., Values]:
-    data = make_data(tmp_path_factory.mktemp("data"))
-    return lambda **settings: values_of(tmp_path_factory.mktemp("runs") / "run", tiny_folder, data, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -7,23 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from arranged import Step, Values, blended, curve, difference, train_arranged, values_of, weights
+from arranged import Step, Values, blended, curve, difference, train_arranged, weights
 from ranks import Ranks
 
 BLENDS = [blended(blend, 1) for blend in ("TT II", "TI IT", "TT TT", "II TT")]
 TOLERANCE = 1e-5  # relative
 TERMS = [{"kind": "cross_entropy"}, {"kind": "kl_to_base", "weight": 2.0}, {"kind": "lwf", "on": "images"}]
 LORA = {"preset": "llm_blocks", "adapter": {"kind": "lora", "rank": 4}}
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, make_data: Callable[..., Path]) -> Callable[..., Values]:
-    data = make_data(tmp_path_factory.mktemp("data"))
-
-    def values(base: Path = tiny_folder, **settings: Any) -> Values:
-        return values_of(tmp_path_factory.mktemp("runs") / "run", base, data, **settings)
-
-    return values
 
 
 @pytest.mark.parametrize("model", [{"preset": "full"}, LORA], ids=["full", "lora"])

@@ -100,6 +100,9 @@ ADAPTERS: dict[str, dict[str, Any]] = {
 }
 
 
+GROUPS = {"weight_decay": 0.1, "parts": {"projector": {"learning_rate": 1e-3}}}  # of parameters, three
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -108,6 +111,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
         {"zero": "zero2", "precision": "bf16", "micro_batch_size": 2},
         {"zero": "zero2", "adapter": "lora"},
         *({"zero": zero, "adapter": "adalora"} for zero in ("zero0", "zero2")),
+        *({"zero": f"zero{stage}"} | GROUPS for stage in range(4)),
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
@@ -355,19 +359,6 @@ def test_what_a_killed_process_left_half_written_is_swept_away(stopped: Path, ti
         folder.mkdir(parents=True)
     run(stopped, tiny_folder, data)
     assert not any(folder.exists() for folder in left)
-
-
-@pytest.mark.parametrize("zero", ["zero0", "zero1", "zero2", "zero3"])
-def test_parameters_in_groups_of_their_own_go_on_bit_by_bit(
-    zero: str, tmp_path: Path, tiny_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"zero": zero, "weight_decay": 0.1, "parts": {"projector": {"learning_rate": 1e-3}}}
-    whole = run(tmp_path / "whole", tiny_folder, data, **settings)
-    with monkeypatch.context() as patch:
-        break_at(4, patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", tiny_folder, data, **settings)
-    assert same(run(tmp_path / "run", tiny_folder, data, **settings).checkpoint, whole.checkpoint)
 
 
 def test_a_run_leaves_no_linear_of_its_own_behind(tmp_path: Path, tiny_folder: Path, data: Path) -> None:

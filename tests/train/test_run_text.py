@@ -141,7 +141,7 @@ def test_plain_text_trains_beside_dialogues_about_pictures(tmp_path: Path, tiny_
 
 
 def test_the_shipped_recipe_trains_the_terrariums_language_stage(tmp_path: Path, corpus: Path) -> None:
-    recipe = Path(__file__).parents[2] / "train" / "recipes" / "tree_pretrain.yaml"
+    recipe = Path(__file__).parents[2] / "train" / "recipes" / "pretrain_text.yaml"
     words = [f"--data.sources.0.path={corpus}", f"--output={tmp_path / 'run'}", "--train.steps=2", "--train.precision=fp32"]
     found = losses(train(load_recipe(recipe, words), progress=False))
     assert len(found) == 2
