@@ -23,11 +23,11 @@ from data.branches import Branches, join, merge
 from data.packing import pack
 
 GOAL = 0.9  # time saved over tokens saved
-LENGTH = 2048  # tokens of a row
-SHAPES = {"balance": [6, 1, 10, 1], "deep": [2, 1, 3, 1, 3, 1], "wide": [40, 1]}
-TOKENS = (24, 96)  # of a question, of an answer
-VOCABULARY = 8192
-SIZES = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4}
+LENGTH = 1024  # tokens of a row
+SHAPES = {"balance": [3, 1, 8, 1], "deep": [2, 1, 3, 1, 3, 1], "wide": [20, 1]}
+TOKENS = (16, 64)  # of a question, of an answer
+VOCABULARY = 2048
+SIZES = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 Path_ = tuple[np.ndarray, np.ndarray]
 """Ids int32 [tokens] with weights float32 [tokens]."""
