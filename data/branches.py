@@ -46,7 +46,7 @@ def merge(paths: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> Branche
         paths: int32 [tokens] each, none of them empty.
         weights: Of each token of each path in the loss, float32.
     """
-    shared = [0, *(_common(one, other) for one, other in zip(paths, paths[1:], strict=False))]
+    shared = [0, *(common(one, other) for one, other in zip(paths, paths[1:], strict=False))]
     size = sum(map(len, paths)) - sum(shared)
     summed, visible_until = np.zeros(size), np.full(size, size, np.int32)
     places = np.empty(0, np.int64)  # in the run, of the tokens of the path at hand
@@ -126,7 +126,7 @@ def _roots(ids: Any) -> np.ndarray:
     return numbers
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
+def common(one: np.ndarray, other: np.ndarray) -> int:
     """How many tokens two paths begin with in common."""
     size = min(len(one), len(other))
     differing = np.flatnonzero(one[:size] != other[:size])

@@ -52,17 +52,8 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Costs:
+class Costs(Work):
     """Floating-point operations, forward and backward, for one of each thing that `Work` counts."""
-
-    tokens: float = 0.0
-    pairs: float = 0.0
-    labels: float = 0.0
-    patches: float = 0.0
-    positions: float = 0.0
-    position_pairs: float = 0.0
-    window_pairs: float = 0.0
-    projected: float = 0.0
 
     def of(self, work: Work) -> Any:
         """Operations of this work: a float, or float64 [steps] where it holds arrays."""

@@ -114,6 +114,10 @@ class TrainConfig(BaseModel):
     )
     save_dtype: Literal["fp32", "bf16"] = Field("fp32", description="of the saved weights")
 
+    def warmup_steps(self, steps: int) -> int:
+        """Of so many steps, those in which the learning rate rises."""
+        return round(self.warmup_share * steps)
+
 
 class Recipe(BaseModel):
     """A whole recipe; a command asks for the sections that it needs."""

@@ -106,7 +106,7 @@ def _schedule(recipe: Recipe, expected: Expected, dealt: tuple[int, int, int], t
     steps, (gpus, micro, passes) = expected.steps, dealt
     found = {
         "steps": steps,
-        "warmup_steps": None if steps is None else round(recipe.train.warmup_share * steps),
+        "warmup_steps": None if steps is None else recipe.train.warmup_steps(steps),
         "batch_size": recipe.train.batch_size,
         "gpus": gpus,
         "micro_batch_size": micro,

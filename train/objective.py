@@ -8,7 +8,7 @@ import torch
 from train.config import LossConfig
 from train.distill import Teacher
 from train.head import LossHead, Weights, chunked
-from train.losses import Rows, counts, labelled_rows, scope, term_sum, token_losses
+from train.losses import Rows, counts, scope, term_sum, token_losses
 from train.tally import Tally
 
 
@@ -26,11 +26,7 @@ class Objective:
         self.terms, self.teachers, self.head = tuple(terms), dict(teachers), head
         self.tally = Tally([term.kind for term in terms], sources)
 
-    def counts(self, batches: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
-        """What the batches of this process add to each term's count in a step, float64 [terms]."""
-        return torch.stack([self.counts_of(labelled_rows(batch)) for batch in batches]).sum(dim=0)
-
-    def counts_of(self, rows: Rows) -> torch.Tensor:
+    def counts(self, rows: Rows) -> torch.Tensor:
         """What some rows add to each term's count, float64 [terms]."""
         return counts(self.terms, rows)
 
@@ -67,7 +63,7 @@ class Objective:
                         for term in self.terms
                     ]
                 )
-                self.tally.lost(part, losses_N.detach(), sums.detach(), counts(self.terms, part))
+                self.tally.lost(part, losses_N.detach(), sums.detach(), self.counts(part))
                 return (sums * shares).sum()
 
             return chunked(hidden_ND, own, of_chunk)

@@ -73,11 +73,11 @@ def train(recipe: Recipe, *, progress: bool = True, overwrite: bool = True) -> R
     """
     distributed.check_launcher()
     with only_writer(Path(str(recipe.output))):
-        return take_all_parts(recipe, progress, overwrite)
+        return take_ten_steps(recipe, progress, overwrite)
 
 
-def take_all_parts(recipe: Recipe, progress: bool, overwrite: bool) -> RunResult:
-    """The ten steps."""
+def take_ten_steps(recipe: Recipe, progress: bool, overwrite: bool) -> RunResult:
+    """The run itself, once nobody else writes into its folder."""
     start = time.perf_counter()
     folder = open_run_folder(recipe, overwrite)
     join_processes(recipe)

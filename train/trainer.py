@@ -26,6 +26,8 @@ from train.rows import micro_batches
 
 TOLD = {"labels", "loss_weights", "predictors", "sources", "text_only"}
 """What a batch holds besides the inputs of a model's forward pass."""
+ROWS = "rows"
+"""What stands in a batch in place of `TOLD` once the step's tokens are counted: its tokens that carry loss, a `train.losses.Rows`."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -46,7 +48,7 @@ def arguments(
             max_steps=steps,
             learning_rate=config.learning_rate,
             lr_scheduler_type=SCHEDULES[config.schedule],
-            warmup_steps=round(config.warmup_share * steps),
+            warmup_steps=config.warmup_steps(steps),
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
             bf16=resolved(config.precision) == "bf16",
@@ -142,8 +144,7 @@ class MixtureTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """As the Trainer's, which casts every number to the engine's precision, but for those that only the loss reads."""
-        told = {name: value.to(self.args.device) for name, value in inputs.items() if name in TOLD}
-        return super()._prepare_inputs({name: value for name, value in inputs.items() if name not in TOLD}) | told
+        return super()._prepare_inputs({name: value for name, value in inputs.items() if name != ROWS}) | {ROWS: inputs[ROWS]}
 
     def get_train_dataloader(self) -> Any:
         """As the Trainer's; processes that read pictures leave requests to stop to the rank, which would fail if they ended."""
@@ -162,10 +163,8 @@ class MixtureTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """This micro batch's part of the step's loss: its sum over the tokens of the global batch."""
-        rows = labelled_rows(inputs)
-        self.objective.tally.saw(inputs)
-        plain = {name: value for name, value in inputs.items() if name not in TOLD}
-        inputs = attention_inputs(self.model, plain) | {"use_cache": False}
+        rows = inputs.pop(ROWS)
+        inputs = attention_inputs(self.model, inputs) | {"use_cache": False}
         self.shows_a_blank = self._blank is not None and "pixel_values" not in inputs
         # Every parameter that trains needs a gradient on every rank, else collectives wait for ever.
         self._blank = self._blank and {name: tensor.to(rows.labels.device) for name, tensor in self._blank.items()}
@@ -174,14 +173,22 @@ class MixtureTrainer(Trainer):
         loss = self.objective.loss(model, rows, inputs, blank, shares)
         if self.penalty is not None:
             # as if on every token, so that micro batches add up to one penalty
-            loss = loss + (shares * self.objective.counts_of(rows)).sum() * self.penalty(self.model)
+            loss = loss + (shares * self.objective.counts(rows)).sum() * self.penalty(self.model)
         # DeepSpeed averages over processes what is to be a sum.
         loss = loss * self.accelerator.num_processes
         return (loss, {}) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        """What the terms of the step's loss are divided by, over all processes; agrees on whether to stop behind the step."""
-        own = self.objective.counts(batch_samples).to(device)
+        """What the terms of the step's loss are divided by, over all processes; agrees on whether to stop behind the step.
+
+        The tokens that carry loss are found here, once, before anything is cast.
+        """
+        for batch in batch_samples:
+            self.objective.tally.saw(batch)
+            batch[ROWS] = labelled_rows(batch)
+            for name in TOLD & batch.keys():
+                del batch[name]
+        own = torch.stack([self.objective.counts(batch[ROWS]) for batch in batch_samples]).sum(dim=0).to(device)
         told = torch.cat([own, own.new_tensor([float(self.stop_asked())])])
         *sums, asked = self._gather(told).reshape(-1, len(told)).sum(dim=0)
         self.stop_agreed = bool(asked > 0)

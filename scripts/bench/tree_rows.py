@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.branches import Branches, join, merge
+from data.branches import Branches, common, join, merge
 from data.packing import pack
 
 GOAL = 0.9  # time saved over tokens saved
@@ -86,7 +86,7 @@ def dialogues(children: Sequence[int]) -> Iterator[Path_]:
 def compare(model: Any, paths: list[Path_], runs: int) -> dict[str, Any]:
     """Both ways over the same paths: tokens, seconds, ratios."""
     lengths = np.array([len(ids) for ids, _ in paths])
-    shared = np.array([0] + [_common(one[0], other[0]) for one, other in zip(paths, paths[1:], strict=False)])
+    shared = np.array([0] + [common(one[0], other[0]) for one, other in zip(paths, paths[1:], strict=False)])
     bounds, _ = join(lengths, shared, LENGTH)
     units = {
         "apart": [merge([ids], [weights]) for ids, weights in paths],
@@ -165,12 +165,6 @@ def _timed(model: Any, batches: Sequence[dict[str, torch.Tensor]]) -> float:
     start = time.perf_counter()
     epoch(model, batches)
     return time.perf_counter() - start
-
-
-def _common(one: np.ndarray, other: np.ndarray) -> int:
-    size = min(len(one), len(other))
-    differing = np.flatnonzero(one[:size] != other[:size])
-    return int(differing[0]) if len(differing) else size
 
 
 if __name__ == "__main__":

@@ -1,38 +1,15 @@
 """Dialogues of a tree in one row: the same numbers as each path alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from packed_rows import Case, Sample, alone, assert_equal_gradients, cases, forward, gradients, in_mode, loss_of, make_case
+from packed_rows import Case, Sample, alone, assert_equal_gradients, cases, forward, gradients, loss_of
 from torch.nn import functional
 
 from model.attention import use
-
-
-@pytest.fixture(scope="module")
-def case_of(family_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case]:
-    """Gives a family's case with its model switched to a kernel; each model is made once."""
-    made: dict[str, Case] = {}
-
-    def case(family: str, name: str) -> Case:
-        if family not in made:
-            made[family] = make_case(family, family_folder, tmp_path_factory.mktemp("pictures"))
-        use(made[family].model, name)
-        return made[family]
-
-    return case
-
-
-@pytest.fixture
-def case(request: pytest.FixtureRequest, case_of: Callable[[str, str], Case]) -> Iterator[Case]:
-    """The case of (family, kernel, mode)."""
-    family, name, mode = request.param
-    with in_mode(case_of(family, name), mode) as case:
-        yield case
 
 
 @dataclass(frozen=True, kw_only=True)

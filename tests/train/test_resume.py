@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from stopping import broken_at
 
 from train.config import make_recipe
 from train.run import RunResult, train
@@ -39,20 +40,6 @@ def run(*arguments: Any, **settings: Any) -> RunResult:
     return train(make_recipe(values(*arguments, **settings)), progress=False)
 
 
-def break_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the next run fail in the forward pass of a step."""
-    import train.trainer as module
-
-    original = module.MixtureTrainer.compute_loss
-
-    def failing(self: Any, *arguments: Any, **options: Any) -> Any:
-        if self.state.global_step == step - 1:
-            raise KeyboardInterrupt
-        return original(self, *arguments, **options)
-
-    monkeypatch.setattr(module.MixtureTrainer, "compute_loss", failing)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, make_data: Callable[..., Path]) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
@@ -66,10 +53,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, data: 
 @pytest.fixture
 def stopped(tmp_path: Path, tiny_folder: Path, data: Path) -> Path:
     """Folder of a run that was stopped in its fourth step, behind the state of its second."""
-    with pytest.MonkeyPatch.context() as patch:
-        break_at(4, patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", tiny_folder, data)
+    with broken_at(4):
+        run(tmp_path / "run", tiny_folder, data)
     return tmp_path / "run"
 
 
@@ -116,15 +101,13 @@ GROUPS = {"weight_decay": 0.1, "parts": {"projector": {"learning_rate": 1e-3}}} 
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_every_stage_precision_and_adapter_goes_on_bit_by_bit_as_well(
-    settings: dict[str, Any], tmp_path: Path, tiny_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], tmp_path: Path, tiny_folder: Path, data: Path
 ) -> None:
     """Stopped behind its fourth of eight steps: AdaLoRA's ranks are cut before and after that."""
     settings = {"steps": 8, "save_every": 4} | settings
     whole = run(tmp_path / "whole", tiny_folder, data, **settings)
-    with monkeypatch.context() as patch:
-        break_at(6, patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", tiny_folder, data, **settings)
+    with broken_at(6):
+        run(tmp_path / "run", tiny_folder, data, **settings)
     result = run(tmp_path / "run", tiny_folder, data, **settings)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["resumed_from"] == 4
     assert curve(tmp_path / "run") == curve(whole.folder)
@@ -250,10 +233,8 @@ def damage(file: Path, how: str) -> None:
 @pytest.fixture
 def with_two_states(tmp_path: Path, tiny_folder: Path, data: Path) -> Path:
     """Folder of a run that was stopped in its sixth step, behind states of its second and fourth."""
-    with pytest.MonkeyPatch.context() as patch:
-        break_at(6, patch)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", tiny_folder, data)
+    with broken_at(6):
+        run(tmp_path / "run", tiny_folder, data)
     return tmp_path / "run"
 
 
@@ -289,9 +270,8 @@ def test_when_every_state_is_damaged_all_are_named(with_two_states: Path, tiny_f
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_the_newest_states_are_kept(keep: int, tmp_path: Path, tiny_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    break_at(6, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
+def test_the_newest_states_are_kept(keep: int, tmp_path: Path, tiny_folder: Path, data: Path) -> None:
+    with broken_at(6):
         run(tmp_path / "run", tiny_folder, data, save_every=1, keep_states=keep)
     kept = sorted(path.name for path in (tmp_path / "run" / "state").iterdir())
     assert kept == [f"step-{step}" for step in range(6 - keep, 6)]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopping import broken_at
 
 from train.config import make_recipe
 from train.run import RunResult, train
@@ -104,22 +105,11 @@ def test_a_named_teacher_teaches(tmp_path: Path, tiny_folder: Path, data: Path, 
     assert lines(other)[0]["loss"] > 0.05
 
 
-def test_a_resumed_run_has_the_teacher_of_its_start(tmp_path: Path, tiny_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import train.trainer as module
-
+def test_a_resumed_run_has_the_teacher_of_its_start(tmp_path: Path, tiny_folder: Path, data: Path) -> None:
     terms = [CROSS_ENTROPY, {"kind": "lwf"}]
     whole = run(tmp_path / "whole", tiny_folder, data, terms, save_every=2)
-    original = module.MixtureTrainer.compute_loss
-
-    def failing(self: Any, *arguments: Any, **options: Any) -> Any:
-        if self.state.global_step == 2:
-            raise KeyboardInterrupt
-        return original(self, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.MixtureTrainer, "compute_loss", failing)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", tiny_folder, data, terms, save_every=2)
+    with broken_at(3):
+        run(tmp_path / "run", tiny_folder, data, terms, save_every=2)
     assert distance(weights(run(tmp_path / "run", tiny_folder, data, terms, save_every=2)), weights(whole)) == 0
 
 
