@@ -29,6 +29,9 @@ class SourceConfig(BaseModel):
     max_epochs: float | None = Field(None, gt=0, description="see no record more often than this; the other sources fill up")
     loss_on: Literal["assistant", "all"] = Field("assistant", description="whose turns carry loss; all: the user's as well")
     turns: Literal["all", "last"] = Field("all", description="which of those turns carry loss")
+    trains: Literal["all", "gate"] = Field(
+        "all", description="gate: its tokens train a siamese model's gate alone, no gradient of theirs reaches the adapter"
+    )
     duplicate_ids: Literal["quarantine", "allow"] = Field(
         "quarantine", description="allow: where ids name pictures rather than records, as in LLaVA's own files"
     )

@@ -10,12 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.layout import layout_of
 from model.manifest import Manifest, Tensor, make_manifest
-from model.presets import apply, select
+from model.presets import select
 
 if TYPE_CHECKING:
     import torch
-
-    from model.config import ModelConfig
 
 NAME = "default"  # PEFT's own name for a model's only adapter, part of every tensor's name
 ADALORA_WARM_SHARE, ADALORA_FINAL_SHARE = 0.1, 0.3  # of the steps: before ranks are cut, after the last cut
@@ -121,18 +119,6 @@ def _peft_config(config: AdapterConfig, targets: list[str], steps: int) -> Any:
     return LoraConfig(r=config.rank, use_dora=config.kind == "dora", **shared)
 
 
-def choose_what_trains(model: Any, config: "ModelConfig", *, steps: int, seed: int) -> tuple[Manifest, Any]:
-    """Freezes a model but for what its recipe's `model` section says: a preset's parameters, or adapters on them.
-
-    Returns:
-        The manifest, and PEFT's tuner where there are adapters, else None.
-    """
-    if config.adapter is None:
-        return apply(model, config.preset, config.presets), None
-    tuner, manifest = attach(model, config.adapter, config.preset, config.presets, steps=steps, seed=seed)
-    return manifest, tuner
-
-
 def is_adapted(model: Any) -> bool:
     """Whether a model carries adapters."""
     return hasattr(model, "peft_config")
@@ -140,7 +126,7 @@ def is_adapted(model: Any) -> bool:
 
 def parameters(model: Any) -> Iterator["torch.nn.Parameter"]:
     """The adapters' own parameters."""
-    for _, layer in _layers(model):
+    for _, layer in tuner_layers(model):
         for name in layer.adapter_layer_names:
             yield from getattr(layer, name).parameters()
 
@@ -148,7 +134,7 @@ def parameters(model: Any) -> Iterator["torch.nn.Parameter"]:
 @contextmanager
 def switched_off(model: Any) -> Iterator[None]:
     """Lets a model be its base for a time; without adapters it is that already."""
-    layers = [layer for _, layer in _layers(model)] if is_adapted(model) else []
+    layers = [layer for _, layer in tuner_layers(model)] if is_adapted(model) else []
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -170,7 +156,7 @@ def merged_state(model: Any, state: Mapping[str, "torch.Tensor"] | None = None) 
     import torch
 
     found = dict(model.state_dict() if state is None else state)
-    for path, layer in _layers(model):
+    for path, layer in tuner_layers(model):
         with torch.no_grad(), _filled(layer, {name: found[f"{path}.{name}"] for name, _ in layer.named_parameters()}):
             layer.merge(safe_merge=True)
             merged = {name: tensor.detach().cpu().clone() for name, tensor in layer.get_base_layer().named_parameters()}
@@ -206,7 +192,6 @@ def save_adapter(model: Any, folder: Path, state: Mapping[str, "torch.Tensor"] |
         folder: Where to write.
         state: The model's weights, where it does not hold them itself (ZeRO-3); None: its own.
     """
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     config = copy.copy(model.peft_config[NAME])
@@ -215,11 +200,41 @@ def save_adapter(model: Any, folder: Path, state: Mapping[str, "torch.Tensor"] |
         config.rank_pattern = None
     tensors = dict(model.state_dict() if state is None else state)
     with _config_of(model, config):
-        own = get_peft_model_state_dict(model, state_dict=tensors, adapter_name=NAME, save_embedding_layers=False)
+        own = _own_tensors(model, tensors)
     folder.mkdir(parents=True, exist_ok=True)
     named = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in own.items()}
     save_file(named, folder / "adapter_model.safetensors")
     config.save_pretrained(folder)
+
+
+def put(model: Any, folder: Path) -> None:
+    """Puts a saved adapter's tensors into a model that carries such an adapter; `save_adapter` writes the folder.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds other tensors than the model's adapter; the message names one.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; bring it back, or save the checkpoint again")
+    saved = {name.removeprefix("base_model.model."): tensor for name, tensor in load_file(file).items()}
+    wanted = _own_tensors(model, dict(model.state_dict()))
+    both = saved.keys() & wanted.keys()
+    wrong = sorted((saved.keys() ^ wanted.keys()) | {name for name in both if saved[name].shape != wanted[name].shape})
+    if wrong:
+        raise ValueError(f"{file}: {len(wrong)} tensors are not this model's adapter's, {wrong[0]} for example; save the checkpoint again")
+    set_peft_model_state_dict(model, saved, adapter_name=NAME)
+
+
+def _own_tensors(model: Any, state: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """The adapter's tensors of a state, as PEFT names them in a file."""
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, state_dict=state, adapter_name=NAME, save_embedding_layers=False)
+    return found
 
 
 @contextmanager
@@ -237,7 +252,8 @@ def merge(tuner: Any) -> Any:
     return tuner.merge_and_unload(safe_merge=True)
 
 
-def _layers(model: Any) -> Iterable[tuple[str, Any]]:
+def tuner_layers(model: Any) -> Iterable[tuple[str, Any]]:
+    """PEFT's layers in a model, with their paths."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))

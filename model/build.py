@@ -11,7 +11,7 @@ from model.assemble import assemble, assembled_processor
 from model.attention import at_load, use
 from model.config import ModelConfig
 from model.loading import checked
-from model.partial import is_partial, laid_on_base
+from model.partial import is_partial, is_siamese, laid_on_base
 from model.presets import select
 from model.source import folder_of
 
@@ -34,6 +34,10 @@ def load(config: ModelConfig, seed: int) -> tuple[Any, Any]:
     if config.base is not None:
         folder = folder_of(config.base)
         select(on_meta(AutoConfig.from_pretrained(folder)), config.preset, config.presets)
+        if is_siamese(folder):
+            raise ValueError(
+                f"model.base: {folder} holds a siamese model, which no run tunes or grows further; distil it first (perennial distil)"
+            )
         return load_pair(folder, attention=at_load(config.attention))
     return assemble(config, seed)
 

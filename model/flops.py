@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from model.layout import Place, is_reachable, layout_of
+from model.siamese import of
 
 # Where in its layer a module stands: what stands earlier hands its output on to what stands later. Word of a name -> rank.
 _INPUT_NORM, _INTO_ATTENTION, _HEAD_NORM, _ATTENTION, _OUT_OF_ATTENTION, _MIDDLE_NORM, _INTO_MLP, _OUT_OF_MLP = range(8)
@@ -18,7 +19,7 @@ _RANKS = {
     **dict.fromkeys(("gate_proj", "up_proj", "fc1", "linear_fc1"), _INTO_MLP),
     **dict.fromkeys(("down_proj", "fc2", "linear_fc2"), _OUT_OF_MLP),
 }
-_PARTS = {"vision_tower": 0, "projector": 1, "language_model": 2, "lm_head": 3}
+_PARTS = {"vision_tower": 0, "projector": 1, "language_model": 2, "gate": 3, "lm_head": 4}
 _LOOKUPS = {"embed_tokens", "position_embedding", "pos_embed"}  # tables that are read, not multiplied with
 _BELOW, _ABOVE = -1, 10**6  # layer numbers of what stands before the first layer, behind the last
 _LAST_IN_ADAPTER = "lora_B"
@@ -67,8 +68,8 @@ def step_costs(model: Any, trainable: Collection[str]) -> Costs:
     attention, their products with the values; attention of the language model is causal, so half of a square; the vision tower is
     included, up to the layer that is read; the head works at positions with a label only. Backward: once as much for the gradient of each
     weight that trains, once as much for the gradient of each input below which something trains; what stands below everything that
-    trains costs its forward pass alone. Nothing that is computed again (checkpointed activations, flash attention's scores) counts, nor
-    dropout, norms, optimizer.
+    trains costs its forward pass alone. A siamese model's base goes forward besides where its twin differs. Nothing that is computed again
+    (checkpointed activations, flash attention's scores) counts, nor dropout, norms, optimizer.
 
     Args:
         model: Its names and shapes are read; may be on the meta device, hold adapters, be partitioned by ZeRO-3.
@@ -81,11 +82,13 @@ def step_costs(model: Any, trainable: Collection[str]) -> Costs:
     places = {place.name: place for place in layout_of(config).places(model)}
     lowest = min((_depth(places[name]) for name in trainable), default=None)
     costs = dict.fromkeys((one.name for one in fields(Costs)), 0.0)
+    fork = siamese.fork.first if (siamese := of(model)) is not None else None
     for name, parameter in model.named_parameters():
         shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
         thing = _multiplies(places[name], shape)
         if thing is not None and is_reachable(name, config):
-            costs[thing] += 2 * prod(shape) * _passes(_depth(places[name]), name in trainable, lowest)
+            again = name not in trainable and _runs_twice(places[name].layer, fork)
+            costs[thing] += 2 * prod(shape) * (_passes(_depth(places[name]), name in trainable, lowest) + again)
     if "lm_head" not in {place.part for place in places.values()}:  # tied to the embeddings: multiplied with all the same
         table = next(name for name, place in places.items() if "embed_tokens" in place.words)
         size = prod(tuple(getattr(model.get_parameter(table), "ds_shape", model.get_parameter(table).shape)))
@@ -93,8 +96,13 @@ def step_costs(model: Any, trainable: Collection[str]) -> Costs:
     for thing, part, layer, width in _attentions(config):
         # Two products forward; of each, both factors need a gradient.
         trains_below = lowest is not None and lowest < (_PARTS[part], layer, _ATTENTION, 0)
-        costs[thing] += 4 * width * (3 if trains_below else 1)
+        costs[thing] += 4 * width * ((3 if trains_below else 1) + (part == "language_model" and _runs_twice(layer, fork)))
     return Costs(**costs)
+
+
+def _runs_twice(layer: int | None, fork: int | None) -> bool:
+    """Whether a language layer stands where a siamese model's base and twin differ."""
+    return layer is not None and fork is not None and layer >= fork
 
 
 def _passes(depth: Depth, trains: bool, lowest: Depth | None) -> int:
@@ -108,7 +116,7 @@ def _multiplies(place: Place, shape: tuple[int, ...]) -> str | None:
         return None
     if place.part == "vision_tower":
         return "patches" if len(shape) > 2 else "positions"
-    return {"projector": "projected", "language_model": "tokens", "lm_head": "labels"}[place.part]
+    return {"projector": "projected", "language_model": "tokens", "gate": "labels", "lm_head": "labels"}[place.part]
 
 
 def _depth(place: Place) -> Depth:

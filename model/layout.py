@@ -56,7 +56,9 @@ class Layout:
 
     def _root_above(self, name: str) -> tuple[str, str]:
         """Part and path of the longest root above a parameter."""
-        found = [(part, root) for part, roots in self.roots.items() for root in roots if name == root or name.startswith(root + ".")]
+        found = [
+            (part, root) for part, roots in (self.roots | _BESIDE).items() for root in roots if name == root or name.startswith(root + ".")
+        ]
         if not found:
             raise ValueError(f"parameter {name} belongs to no known part of the model; add its module to model/layout.py")
         return max(found, key=lambda pair: len(pair[1]))
@@ -73,6 +75,9 @@ _LLAVA: Roots = {
 _LLAVA_GRID: Roots = _LLAVA | {"projector": ("model.multi_modal_projector", "model.image_newline")}
 _QWEN_VL: Roots = _LLAVA | {"vision_tower": ("model.visual",), "projector": ("model.visual.merger",)}
 _TEXT: Roots = {"language_model": ("model",), "lm_head": ("lm_head",)}
+
+GATE = "siamese_gate"  # its name in a model of any family, once `model.siamese` has put it there
+_BESIDE: Roots = {"gate": (GATE,)}
 
 FAMILIES: dict[str, Roots] = {
     "llava": _LLAVA,

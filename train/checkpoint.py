@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from data.atomic import write_json, write_text
-from model import adapters
+from model import adapters, layout
 from model.manifest import Manifest
-from model.partial import BASE, TRAINABLE
+from model.partial import ADAPTER, BASE, GATE, TRAINABLE
 from model.quiet import without_bars
+from model.siamese import additions
 from model.whole import whole_folder
 from train import distributed
 from train.folders import remove
@@ -32,7 +33,7 @@ def save(model: Any, processor: Any, folder: Path, *, dtype: str, state: dict[st
     with whole_folder(folder) as partial:
         weights = model.state_dict() if state is None else state
         if adapters.is_adapted(model):
-            adapters.save_adapter(model, partial / "adapter", weights)
+            adapters.save_adapter(model, partial / ADAPTER, weights)
             weights = adapters.merged_state(model, weights)
         cast = _cast(weights, DTYPES[dtype])
         with without_bars():
@@ -78,11 +79,14 @@ def save_trainable(model: Any, processor: Any, folder: Path, *, dtype: str, stat
         base: What to load first: the recipe's `model` section, the seed, the fingerprint.
     """
     with whole_folder(folder) as partial:
-        own = {id(parameter) for parameter in adapters.parameters(model)}
-        adapted = {name for name, parameter in model.named_parameters() if id(parameter) in own}
-        if adapted:
-            adapters.save_adapter(model, partial / "adapter", {name: one for name, one in state.items() if name in adapted})
-        whole = {name: one.contiguous() for name, one in state.items() if name not in adapted}
+        own = {id(parameter) for parameter in additions(model)}
+        beside = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+        of_gate = {name for name in beside if name.startswith(f"{layout.GATE}.")}
+        if beside:
+            adapters.save_adapter(model, partial / ADAPTER, {name: one for name, one in state.items() if name in beside - of_gate})
+        if of_gate:
+            save_file({name.removeprefix(f"{layout.GATE}."): state[name] for name in of_gate}, partial / GATE, metadata={"format": "pt"})
+        whole = {name: one.contiguous() for name, one in state.items() if name not in beside}
         if whole:
             save_file(whole, partial / TRAINABLE, metadata={"format": "pt"})
         write_json(partial / BASE, base)

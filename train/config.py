@@ -36,6 +36,7 @@ class PartsConfig(BaseModel):
     vision: PartConfig = Field(default_factory=PartConfig, description="the vision tower")
     projector: PartConfig = Field(default_factory=PartConfig, description="what maps the tower's features to the language model")
     llm: PartConfig = Field(default_factory=PartConfig, description="the language model with embeddings and head, or its adapters")
+    gate: PartConfig = Field(default_factory=PartConfig, description="the gate of a siamese model")
 
 
 class LossConfig(BaseModel):
@@ -130,6 +131,16 @@ class Recipe(BaseModel):
     tree: TreeConfig | None = Field(None, description="which dialogues to grow")
     sequence: SequenceConfig | None = Field(None, description="skill after skill, each from the checkpoint of the one before")
     output: str | None = Field(None, description="folder to write")
+
+    @model_validator(mode="after")
+    def _a_gate_to_train(self) -> "Recipe":
+        gate_alone = [source.path for source in (self.data.sources if self.data is not None else ()) if source.trains == "gate"]
+        if gate_alone and (self.model is None or self.model.method != "siamese" or (self.model.gate and self.model.gate.kind == "fixed")):
+            raise ValueError(
+                f"data.sources: {gate_alone[0]} is to train the gate alone, but this recipe has no gate that learns; give model.method: "
+                "siamese with a gate of another kind than fixed, or leave `trains` out"
+            )
+        return self
 
     def need(self, *sections: str) -> "Recipe":
         """Gives the recipe back if it has these sections; else a ValueError names the first that is missing."""

@@ -2,12 +2,12 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
-from model import adapters
+from model.siamese import additions, base_alone
 from train.config import LossConfig
 from train.head import LossHead, Weights
 from train.losses import Rows
@@ -23,6 +23,11 @@ class Teacher(Protocol):
 
     everywhere: bool
     takes_blanks: bool
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether it must know what each row is an answer to."""
+        ...
 
     def hidden(self, model: Any, inputs: dict[str, Any], rows: Rows) -> torch.Tensor:
         """Hidden states [rows, hidden] behind the final norm, without a gradient.
@@ -51,7 +56,7 @@ class SameWeights:
         everywhere: Whether its weights are partitioned; then `kept` must be empty.
     """
 
-    takes_blanks = True
+    takes_blanks, needs_prompts = True, False
 
     def __init__(self, model: Any, loss_head: LossHead, kept: Sequence[torch.nn.Parameter], *, everywhere: bool) -> None:
         assert not (everywhere and kept), "a partitioned parameter cannot be put back"
@@ -83,7 +88,7 @@ class SameWeights:
         training = self._model.training
         self._model.eval()  # no dropout
         try:
-            with adapters.switched_off(self._model):
+            with base_alone(self._model):
                 yield
         finally:
             self._model.train(training)
@@ -96,13 +101,19 @@ class FrozenCopy:
 
     Args:
         model: The teacher; it is frozen.
+        base: Whether adapters in it are left out.
     """
 
     everywhere = takes_blanks = False
 
-    def __init__(self, model: Any) -> None:
-        self._model = model.eval().requires_grad_(False)
+    def __init__(self, model: Any, *, base: bool = False) -> None:
+        self._model, self._base = model.eval().requires_grad_(False), base
         self._loss_head = LossHead(self._model)
+
+    @property
+    def needs_prompts(self) -> bool:
+        """See `Teacher`."""
+        return self._loss_head.siamese is not None
 
     def hidden(self, model: Any, inputs: dict[str, Any], rows: Rows) -> torch.Tensor:
         """See `Teacher`."""
@@ -110,7 +121,8 @@ class FrozenCopy:
         self._model.to(example.device)
         for parameter in self._model.parameters():  # buffers stay in float32: rotary frequencies in bf16 turn far positions into others
             parameter.data = parameter.data.to(example.dtype)
-        with torch.no_grad(), adapters.switched_off(self._model), self._loss_head.installed(), self._loss_head.asked(rows):
+        who = base_alone(self._model) if self._base else nullcontext()
+        with torch.no_grad(), who, self._loss_head.installed(), self._loss_head.asked(rows):
             found: torch.Tensor = self._model(**inputs).logits
         return found
 
@@ -141,10 +153,10 @@ def teachers(
 
 
 def _as_it_is(model: Any, loss_head: LossHead, partitioned: bool) -> Teacher:
-    of_adapters = {id(one) for one in adapters.parameters(model)}
-    kept = [one for one in model.parameters() if one.requires_grad and id(one) not in of_adapters]
+    beside = {id(one) for one in additions(model)}
+    kept = [one for one in model.parameters() if one.requires_grad and id(one) not in beside]
     if partitioned and kept:
-        return FrozenCopy(copy.deepcopy(model))
+        return FrozenCopy(copy.deepcopy(model), base=True)
     return SameWeights(model, loss_head, kept, everywhere=partitioned)
 
 

@@ -75,7 +75,7 @@ def _unwritten(config: ModelConfig, makers: Makers) -> list[str]:
 
 
 def _what_trains(model: Any, recipe: Recipe, steps: int) -> Any:
-    from model.adapters import choose_what_trains
+    from model.tuning import choose_what_trains
     from train.optim import with_rates
 
     assert recipe.model is not None
@@ -134,10 +134,11 @@ def _disk(recipe: Recipe, total: int, trained: tuple[int, int], steps: int | Non
 
     train, size = recipe.train, BYTES["bf16" if recipe.train.save_dtype == "bf16" else "fp32"]
     trainable, adapters = trained
-    whole, state = size * total + adapters, masters.BYTES * trainable
+    alone = recipe.model is not None and recipe.model.method == "siamese"  # adapter and gate, beside a base that is not copied
+    whole, state = size * trainable if alone else size * total + adapters, masters.BYTES * trainable
     if train.save_every is None:
         return {"checkpoint": whole, "on_the_way": 0, "checkpoints": 1, "state": 0, "states": 0, "total": whole}
-    each = whole if train.checkpoints == "whole" else size * trainable
+    each = whole if alone or train.checkpoints == "whole" else size * trainable
     saves = None if steps is None else (steps - 1) // train.save_every
     kept = train.keep_checkpoints if saves is None else min(saves, train.keep_checkpoints or saves)
     states = train.keep_states + 1 if saves is None else min(saves, train.keep_states + 1)

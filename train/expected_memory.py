@@ -78,10 +78,10 @@ def engine_of(recipe: Recipe, config: Any, trainable: int, *, gpus: int, passes:
 
 def _teachers(model: Any, recipe: Recipe, names: set[str], engine: Engine) -> int:
     """Bytes of what `train.distill` keeps: what trains outside of adapters; under ZeRO-3, or for a named one, a whole model."""
-    from model.adapters import is_adapted, parameters
+    from model.siamese import additions
 
     size = BYTES[engine.precision]
-    own = {id(one) for one in parameters(model)} if is_adapted(model) else set()
+    own = {id(one) for one in additions(model)}
     kept = sum(one.numel() for name, one in model.named_parameters() if name in names and id(one) not in own)
     whole = sum(one.numel() for one in model.parameters())
     found = 0

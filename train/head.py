@@ -1,13 +1,14 @@
 """The loss, computed inside the language model's head so that no logit outlives its chunk."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from model import siamese
 from train.losses import Rows
 
 CHUNK = 2**25  # logits that exist at once, 128 MiB in float32; a loss holds a few tensors of that size
@@ -37,12 +38,13 @@ class LossHead:
 
     Args:
         model: A causal model, LLaVA-style or text-only.
+        gate_only: Numbers of the sources whose tokens train a siamese model's gate alone.
 
     Raises:
         ValueError: The model does more to its logits than its head does.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, gate_only: Sequence[int] = ()) -> None:
         text = model.config.get_text_config()
         found = [name for name in UNFIT if getattr(text, name, None) not in (None, 1.0)]
         if found:
@@ -51,6 +53,8 @@ class LossHead:
                 "use a LLaMA or Qwen backbone"
             )
         self.module = model.get_output_embeddings()
+        self.siamese = siamese.of(model)
+        self._gate_only = torch.tensor(tuple(gate_only), dtype=torch.long)
         self._rows: Rows | None = None
         self._loss: Callable[[torch.Tensor, Weights], torch.Tensor] | None = None
 
@@ -73,7 +77,8 @@ class LossHead:
         """
         self._rows, self._loss = rows, loss
         try:
-            yield
+            with self._mixing_left_to_us(rows):
+                yield
         finally:
             self._rows = self._loss = None
 
@@ -83,8 +88,20 @@ class LossHead:
 
     def _forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
         assert self._rows is not None, "the head is used outside of a loss"
-        hidden_ND = hidden_BTD[self._rows.batch, self._rows.position]
+        hidden_ND = self._picked(hidden_BTD, self._rows)
         return hidden_ND if self._loss is None else self._loss(hidden_ND, self.weights())
+
+    def _mixing_left_to_us(self, rows: Rows) -> AbstractContextManager[None]:
+        if self.siamese is None or self.siamese.fork.alone is not None:
+            return nullcontext()
+        assert rows.prompts is not None, "a siamese model's rows need their prompts"
+        return self.siamese.asked(rows.prompts)
+
+    def _picked(self, hidden_BTD: torch.Tensor, rows: Rows) -> torch.Tensor:
+        if self.siamese is None or self.siamese.fork.alone is not None:
+            return hidden_BTD[rows.batch, rows.position]
+        gate_only = torch.isin(rows.sources, self._gate_only.to(rows.sources.device))
+        return self.siamese.mixed_rows(hidden_BTD, rows.batch, rows.position, gate_only)
 
 
 def chunked(hidden_ND: torch.Tensor, weights: Weights, loss: Loss, *, chunk: int = CHUNK) -> torch.Tensor:

@@ -8,7 +8,9 @@ import torch
 from torch.nn import functional
 
 from data.dataset import IGNORED
+from model.siamese import Prompts
 from train.config import LossConfig
+from train.prompts import prompts_of
 
 EAFT_TOP = 20  # arXiv 2601.02151
 TEMPERATURES = {"lwf": 2.0, "kl_to_base": 1.0}
@@ -28,6 +30,7 @@ class Rows:
         weights: float32 [rows], above 0: its weight in the loss.
         text_only: bool [rows]: whether its sample has no picture.
         sources: int64 [rows]: number of the source that it is from.
+        prompts: What each is part of an answer to; None where nobody asks.
     """
 
     batch: torch.Tensor
@@ -36,16 +39,17 @@ class Rows:
     weights: torch.Tensor
     text_only: torch.Tensor
     sources: torch.Tensor
+    prompts: Prompts | None = None
 
     def part(self, span: slice) -> "Rows":
-        """Some of the rows."""
-        return Rows(**{name: value[span] for name, value in vars(self).items()})
+        """Some of the rows, without their prompts."""
+        return Rows(**{name: value[span] for name, value in vars(self).items() if name != "prompts"})
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def labelled_rows(batch: Mapping[str, torch.Tensor]) -> Rows:
+def labelled_rows(batch: Mapping[str, torch.Tensor], *, with_prompts: bool = False) -> Rows:
     """The rows of a batch, as `data.collate.Collator` makes it, that carry loss.
 
     A token is predicted by the one before it, unless `predictors` says otherwise: in a row that holds a tree, several tokens may have one
@@ -66,6 +70,7 @@ def labelled_rows(batch: Mapping[str, torch.Tensor]) -> Rows:
         weights=torch.ones_like(row, dtype=torch.float32) if weights_BT is None else weights_BT[row, token].float(),
         text_only=batch["text_only"][row, token],
         sources=batch["sources"][row, token].long(),
+        prompts=prompts_of(batch, row, token) if with_prompts else None,
     )
 
 

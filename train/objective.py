@@ -24,6 +24,7 @@ class Objective:
 
     def __init__(self, terms: Sequence[LossConfig], teachers: Mapping[str | None, Teacher], head: LossHead, sources: Sequence[str]) -> None:
         self.terms, self.teachers, self.head = tuple(terms), dict(teachers), head
+        self.needs_prompts = head.siamese is not None or any(teacher.needs_prompts for teacher in self.teachers.values())
         self.tally = Tally([term.kind for term in terms], sources)
 
     def counts(self, rows: Rows) -> torch.Tensor:

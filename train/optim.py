@@ -10,7 +10,7 @@ from torch import nn
 from model.manifest import Manifest
 from train.config import PartConfig, TrainConfig
 
-PARTS = {"vision_tower": "vision", "projector": "projector", "language_model": "llm", "lm_head": "llm"}
+PARTS = {"vision_tower": "vision", "projector": "projector", "language_model": "llm", "lm_head": "llm", "gate": "gate"}
 
 
 def with_rates(model: nn.Module, manifest: Manifest, config: TrainConfig) -> Manifest:

@@ -17,7 +17,7 @@ from data.dataset import Samples, check_shares, load_sources
 from data.pictures import pictures_of
 from data.position import Reading
 from data.validate import QUARANTINE
-from model import adapters, build
+from model import build, siamese, tuning
 from model.attention import kernel_of
 from model.identity import fingerprint
 from model.manifest import Manifest
@@ -155,7 +155,7 @@ def read_data(recipe: Recipe, processor: Any, folder: Path, progress: bool) -> l
 def choose_what_trains(model: Any, recipe: Recipe, steps: int) -> tuple[Manifest, Any]:
     """Step 6: the preset's parameters train, or adapters on them; all others are frozen. The second is PEFT's tuner, or None."""
     assert recipe.model is not None
-    manifest, tuner = adapters.choose_what_trains(model, recipe.model, steps=steps, seed=recipe.train.seed)
+    manifest, tuner = tuning.choose_what_trains(model, recipe.model, steps=steps, seed=recipe.train.seed)
     return with_rates(model, manifest, recipe.train), tuner
 
 
@@ -184,6 +184,7 @@ def build_trainer(model: Any, processor: Any, run: resume.Run, tuner: Any, progr
     recipe, manifest, reading = run.recipe, run.manifest, run.reading
     config, dataset = recipe.train, deal_out(recipe, reading)
     zero = distributed.zero_config(config.zero, manifest.trainable_parameters)
+    objective = what_is_minimised(model, recipe, reading)  # first: transformers would partition a teacher once it knows of ZeRO-3
     args = arguments(
         config,
         steps=reading.plan.steps,
@@ -193,7 +194,7 @@ def build_trainer(model: Any, processor: Any, run: resume.Run, tuner: Any, progr
         loader_workers=reading.config.loader_workers,
     )
     collator = Collator(tokenizer_of(processor), pictures_of(processor), layout_of_rows(recipe, kernel_of(model)))
-    trainer = MixtureTrainer(model, manifest, args, dataset, collator, what_is_minimised(model, recipe, reading))
+    trainer = MixtureTrainer(model, manifest, args, dataset, collator, objective)
     callbacks = [*watchers(trainer, recipe, progress), CheckManifest(model, manifest, verify_frozen=config.verify_frozen)]
     for callback in [*callbacks, *companions(tuner, trainer)]:
         trainer.add_callback(callback)
@@ -202,7 +203,8 @@ def build_trainer(model: Any, processor: Any, run: resume.Run, tuner: Any, progr
 
 def what_is_minimised(model: Any, recipe: Recipe, reading: Reading) -> Objective:
     """Part of step 8: the terms of the loss, with teachers that know the model as it is before its first step."""
-    terms, head = recipe.train.losses, LossHead(model)
+    gate_only = [number for number, one in enumerate(reading.sources) if one.config.trains == "gate"]
+    terms, head = recipe.train.losses, LossHead(model, gate_only)
     found = teachers(
         model,
         head,
@@ -240,7 +242,7 @@ def save_checkpoint(trainer: MixtureTrainer, processor: Any, run: resume.Run, st
     """Step 10, or earlier by `save_every`: a complete model folder; on the way only what trains, if `checkpoints` says so."""
     config, target = run.recipe.train, run.folder / "checkpoints" / f"{PREFIX}{step}"
     # Collectives: every process takes part.
-    if config.checkpoints == "whole" or step == run.reading.plan.steps:
+    if siamese.of(trainer.model) is None and (config.checkpoints == "whole" or step == run.reading.plan.steps):
         state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if distributed.is_first():
             checkpoint.save(trainer.model, processor, target, dtype=config.save_dtype, state=state)

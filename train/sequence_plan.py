@@ -189,6 +189,8 @@ def _check_whole(recipe: Recipe, where: str) -> None:
         raise ValueError(
             f"{where}: model.base: missing; a sequence begins with a saved model. Join vision and language first: perennial assemble"
         )
+    if recipe.model.method == "siamese":
+        raise ValueError(f"{where}: model.method: a sequence hands plain models on; leave siamese out, distil one at the end")
     if recipe.train.resume == "always":
         raise ValueError(f"{where}: train.resume: always fits a single run; a sequence goes on by itself with if_possible")
 

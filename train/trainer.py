@@ -185,7 +185,7 @@ class MixtureTrainer(Trainer):
         """
         for batch in batch_samples:
             self.objective.tally.saw(batch)
-            batch[ROWS] = labelled_rows(batch)
+            batch[ROWS] = labelled_rows(batch, with_prompts=self.objective.needs_prompts)
             for name in TOLD & batch.keys():
                 del batch[name]
         own = torch.stack([self.objective.counts(batch[ROWS]) for batch in batch_samples]).sum(dim=0).to(device)

@@ -9,8 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.adapters import AdapterConfig, attach
 from model.architectures import on_meta, read_config
 from model.chips import peak
+from model.config import GateConfig
 from model.flops import Costs, Work, step_costs
 from model.presets import apply, select
+from model.siamese import make_siamese
 
 PRESETS = ("full", "llm", "llm_blocks", "sa_proj", "sa_qkv", "mlp", "mlp_gate_up", "mlp_down", "projector", "vision")
 TEXT, IMAGE, LABELS = 40, 16, 12  # tokens of a sample: text, one picture's; those that carry loss
@@ -80,6 +82,18 @@ def test_lora_costs_what_torch_counts(preset: str) -> None:
     model = tiny_llava()
     _, manifest = attach(model, AdapterConfig(kind="lora", rank=8), preset, steps=1, seed=0)
     assert done(step_costs(model, {one.name for one in manifest.tensors})) == pytest.approx(measured(model), rel=2e-3)
+
+
+@pytest.mark.parametrize("preset", ["llm_blocks", "sa_proj[1:]"])
+def test_a_siamese_model_costs_what_torch_counts(preset: str) -> None:
+    model = tiny_llava()
+    attach(model, AdapterConfig(kind="lora", rank=8), preset, steps=1, seed=0)
+    siamese = make_siamese(model, GateConfig(rank=1), seed=0)
+    trainable = [name for name, one in model.named_parameters() if one.requires_grad]
+    # Of the gate, this loss has one prompt for each sample where we count one for each label: less than a thousandth here.
+    assert done(step_costs(model, trainable)) == pytest.approx(measured(model), rel=2e-3)
+    with siamese.alone("tuned"):
+        assert measured(model) < 0.8 * done(step_costs(model, trainable))
 
 
 def test_llava_15_7b_costs_what_a_hand_calculation_says() -> None:

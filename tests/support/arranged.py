@@ -10,7 +10,7 @@ from unittest.mock import patch
 PICTURE, TEXT = "I", "T"
 FIRST_TEXT = 8  # `write_data` writes eight records about pictures, then eight of text
 
-Row = list[int]  # record numbers; several are packed
+Row = list[int]  # record numbers, those of a second source behind the first one's; several are packed
 Step = list[Row]
 Values = dict[str, Any]
 
@@ -41,7 +41,7 @@ def blended(blend: str, passes: int) -> Step:
 
 @contextmanager
 def arranged(steps: Sequence[Step]) -> Iterator[None]:
-    """Makes every run inside take exactly these rows of its only source."""
+    """Makes every run inside take exactly these rows of its sources, which hold as many records each as `write_data` writes."""
     import numpy as np
 
     from data.mixture import Order
@@ -49,7 +49,8 @@ def arranged(steps: Sequence[Step]) -> Iterator[None]:
 
     rows = [row for step in steps for row in step]
     records = [record for row in rows for record in row]
-    order = Order(positions=np.array([(0, record) for record in records], np.int32), epochs=(len(records) / (2 * FIRST_TEXT),))
+    positions = np.array([divmod(record, 2 * FIRST_TEXT) for record in records], np.int32)
+    order = Order(positions=positions, epochs=tuple(np.bincount(positions[:, 0]) / (2 * FIRST_TEXT)))
     bounds = np.cumsum([0, *map(len, rows)])
     plan = Plan(order=order, bounds=bounds, members=np.arange(len(records)), batch_size=len(steps[0]))
     with patch("train.rows.make_plan", lambda *_, **__: plan), patch("train.rows.dealt", lambda one, *_, **__: one):

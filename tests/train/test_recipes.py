@@ -18,7 +18,7 @@ STAGES = ("align", "instruct", "skill", "pretrain_text")
 FILES = sorted(RECIPES.glob("*.yaml"))
 # Those of `perennial base` begin with models that it draws itself.
 TRAINED = [path for path in FILES if {"model", "data", "output"} <= yaml.safe_load(path.read_text()).keys() and "base_" not in path.stem]
-LARGE = [path for path in TRAINED if path.stem.endswith("_7b")]
+LARGE = [path for path in TRAINED if path.stem.endswith(("_7b", "_8b"))]
 # Learning rate, batch, ZeRO, parameters that train in billions: LLaVA's scripts/v1_5; the released code of 2510.08564 (its table's sizes).
 METHODS: dict[str, tuple[Any, ...]] = {
     "llava15_align_7b": (1e-3, 256, "zero2", 0.02),
@@ -86,6 +86,31 @@ def test_a_recipe_has_the_settings_of_its_method(name: str, elsewhere: Path, cap
     assert (recipe.schedule, recipe.warmup_share, recipe.weight_decay, recipe.precision) == ("cosine", 0.03, 0.0, "bf16")
     assert recipe.gradient_checkpointing
     assert reckoned(RECIPES / f"{name}.yaml", capsys, "--gpus", "8")["trainable"]["parameters"] / 1e9 == pytest.approx(billions, abs=0.006)
+
+
+def test_the_siamese_recipe_has_the_papers_settings(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = RECIPES / "siamese_gsm8k_8b.yaml"
+    recipe = load_recipe(path, check_files=False)
+    model, train = recipe.model, recipe.train
+    assert model is not None
+    assert model.adapter is not None
+    assert (model.adapter.kind, model.adapter.rank, model.adapter.alpha or model.adapter.rank, model.adapter.dropout) == (
+        "lora",
+        16,
+        16,
+        0.1,
+    )
+    assert (model.method, model.gate) == ("siamese", None)  # None: query-aware, of rank 8
+    assert (train.learning_rate, train.parts.gate.learning_rate, train.batch_size, train.epochs) == (3e-4, 1e-3, 16, 3)
+    assert (train.schedule, train.warmup_share, train.weight_decay) == ("cosine", 0.1, 0.0)
+    parts = {part["part"]: part["parameters"] for part in reckoned(path, capsys)["trainable"]["parts"]}
+    lora = 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))  # q, o; k, v; gate, up, down
+    assert parts == {"language_model": lora, "gate": 5 * 4096 * 8}
+
+
+def test_a_siamese_run_is_reckoned_with_adapter_and_gate_alone_on_disk(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = reckoned(RECIPES / "siamese_gsm8k_8b.yaml", capsys)
+    assert found["disk"]["checkpoint"] == 4 * found["trainable"]["parameters"]
 
 
 def test_projector_and_tower_have_the_rates_of_their_methods() -> None:

@@ -84,6 +84,13 @@ def test_a_heavy_teacher_holds_the_model_where_it_was(way: str, tmp_path: Path, 
     assert drift[1] < 0.2 * drift[0]
 
 
+def test_a_named_teacher_teaches_the_same_under_every_stage(tmp_path: Path, tiny_folder: Path, data: Path) -> None:
+    losses = [CROSS_ENTROPY, {"kind": "lwf", "teacher": str(tiny_folder)}]
+    model = {"preset": "llm_blocks", "adapter": {"kind": "lora", "rank": 4}}
+    two, three = (run(tmp_path / zero, tiny_folder, data, losses, model=model, zero=zero, steps=3) for zero in ("zero2", "zero3"))
+    assert [line["loss"] for line in lines(three)] == pytest.approx([line["loss"] for line in lines(two)], rel=1e-4)
+
+
 def drift_of(result: RunResult, base: Path, data: Path) -> float:
     """Mean divergence of the tuned model from the base on a text."""
     from model.build import load_pair

@@ -167,6 +167,12 @@ def test_a_memory_is_drawn_from_what_the_former_task_saw(values: dict[str, Any],
         assert set(remembered.rows) <= set(before.rows)
 
 
+def test_a_siamese_model_is_not_handed_on(values: dict[str, Any]) -> None:
+    values["model"] |= {"preset": "llm_blocks", "adapter": {"kind": "lora"}, "method": "siamese"}
+    with pytest.raises(ValueError, match=r"model\.method: a sequence hands plain models on; leave siamese out"):
+        plan_lines(make_recipe(values), "recipe")
+
+
 @pytest.mark.parametrize("change", [{"max_length": 256}, {"over_long": "split"}], ids=["shorter", "split"])
 def test_a_memory_whose_samples_were_of_other_lengths_is_refused(values: dict[str, Any], change: dict[str, Any]) -> None:
     values["sequence"]["tasks"][0]["data"] |= change
