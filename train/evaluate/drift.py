@@ -10,6 +10,7 @@ from data.chat import render_prompts
 from data.conversation import Conversation
 from data.pictures import pictures_of
 from model.processor import tokenizer_of
+from model.shares import teacher_forced
 from train.evaluate.generate import encode_batch
 from train.evaluate.numbers import NUMBER_WORDS
 from train.evaluate.tasks import Question, Suite
@@ -93,21 +94,7 @@ def number_token_probability(
 
 def _batch_means(model: Any, inputs: dict[str, Any], continuations: Sequence[Sequence[int]], numbers: torch.Tensor) -> list[float]:
     """For each row, the number tokens' probability averaged over its continuation."""
-    longest = max(map(len, continuations))
-    device = inputs["input_ids"].device
-    padded = torch.zeros(len(continuations), longest, dtype=torch.long, device=device)
-    written = torch.zeros_like(padded)
-    for row, ids in enumerate(continuations):
-        padded[row, : len(ids)] = torch.tensor(ids, device=device)
-        written[row, : len(ids)] = 1
-    inputs = inputs | {
-        "input_ids": torch.cat([inputs["input_ids"], padded], dim=1),
-        "attention_mask": torch.cat([inputs["attention_mask"], written.to(inputs["attention_mask"].dtype)], dim=1),
-    }
-    # The last longest + 1 positions begin with the prompt's last token, which predicts the first token of the continuation.
-    if "mm_token_type_ids" in inputs:
-        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], torch.zeros_like(padded, dtype=torch.int)], dim=1)
-    logits_BTV = model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
+    logits_BTV, written = teacher_forced(model, inputs, continuations)
     mass_BT = logits_BTV.float().softmax(dim=-1).index_select(-1, numbers).sum(dim=-1)
     return ((mass_BT * written).sum(dim=1) / written.sum(dim=1)).tolist()
 

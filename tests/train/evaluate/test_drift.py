@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import two_models
 
 from data.conversation import Conversation, Turn
+from model.build import load_pair
 from train.evaluate.drift import is_number_token, number_token_ids, number_token_probability, unrelated_questions
 from train.evaluate.tasks import load_suite
 
@@ -96,18 +98,36 @@ def test_unrelated_questions_come_evenly_from_held_out_tasks_whose_answers_hold_
     assert {name for name, _ in unrelated_questions(suite)} == {"colour", "facts"}
 
 
-def test_teacher_forcing_repeats_the_probabilities_of_the_greedy_run_itself(tiny: Any, suite_path: Path) -> None:
+def seen_while_generating(model: Any, processor: Any, one: Conversation) -> tuple[list[int], float]:
+    """The greedy answer's token ids, with the number tokens' mean probability as generating it showed them."""
     from transformers import GenerationConfig
 
-    from data.chat import render_prompt
+    from data.chat import render_prompts
+    from data.pictures import pictures_of
     from train.evaluate.generate import encode_batch
 
-    model, processor = tiny
-    one = load_suite(suite_path).tasks[1].questions[3].conversation
-    inputs = encode_batch(processor, [render_prompt(one, processor.tokenizer)], [one], model.device)
+    prompts = render_prompts([one], processor.tokenizer, mark=pictures_of(processor).mark)
+    inputs = encode_batch(processor, prompts, [one], model.device)
     settings = GenerationConfig(max_new_tokens=6, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True)
     written = model.generate(**inputs, generation_config=settings)
     numbers = number_token_ids(processor.tokenizer)
-    expected = torch.stack(written.logits)[:, 0].softmax(-1)[:, numbers].sum(-1).mean().item()
-    ids = written.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    assert number_token_probability(model, processor, [one], [ids]) == pytest.approx(expected, rel=1e-4)
+    mean = torch.stack(written.logits)[:, 0].softmax(-1)[:, numbers].sum(-1).mean().item()
+    return written.sequences[0, inputs["input_ids"].shape[1] :].tolist(), mean
+
+
+def test_teacher_forcing_repeats_the_probabilities_of_the_greedy_run_itself(tiny: Any, suite_path: Path) -> None:
+    one = load_suite(suite_path).tasks[1].questions[3].conversation
+    ids, expected = seen_while_generating(*tiny, one)
+    assert number_token_probability(*tiny, [one], [ids]) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llava-clip-llama", "qwen2_5_vl"])
+def test_a_siamese_models_gate_sees_the_prompts_it_saw_in_the_greedy_run(family: str, family_folder: Any, suite_path: Path) -> None:
+    model, processor = load_pair(family_folder(family))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)  # with the small weights of its start all tokens are about as probable
+    two_models.two_models(model, "lora")
+    colour, facts = (load_suite(suite_path).tasks[task].questions[3].conversation for task in (1, 2))
+    runs = [seen_while_generating(model, processor, one) for one in (colour, facts)]
+    found = [number_token_probability(model, processor, [one], [ids]) for one, (ids, _) in zip((colour, facts), runs, strict=True)]
+    assert found == pytest.approx([expected for _, expected in runs], abs=1e-5)
