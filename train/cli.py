@@ -81,6 +81,35 @@ COMMANDS = {
         module="train.evaluate.command",
         prefix="report_",
     ),
+    "wise-ft": Command(
+        help="go from the base to a tuned model in steps, measure each (WiSE-FT)",
+        example="perennial wise-ft runs/counting --suite runs/terrarium/suite.yaml",
+        module="train.companions",
+        prefix="wise_ft_",
+    ),
+    "lora-scale": Command(
+        help="scale an adapter, measure each step",
+        example="perennial lora-scale runs/counting --suite runs/terrarium/suite.yaml --factor 0,0.5,1,1.5",
+        module="train.companions",
+        prefix="lora_scale_",
+    ),
+    "lines": Command(
+        help="scale an update layer by layer, measure each step (LiNeS)",
+        example="perennial lines runs/counting --suite runs/terrarium/suite.yaml",
+        module="train.companions",
+        prefix="lines_",
+    ),
+    "mix-logits": Command(
+        help="mix the logits of base and adapter, measure each share",
+        example="perennial mix-logits runs/counting --suite runs/terrarium/suite.yaml",
+        module="train.companions",
+        prefix="mix_logits_",
+    ),
+    "distil": Command(
+        help="turn a siamese model into a plain one that loads anywhere, measure what that costs",
+        example="perennial distil runs/counting_siamese --output runs/counting_plain --suite runs/terrarium/suite.yaml --target counting",
+        module="train.student_command",
+    ),
     "demo": Command(help="show all of it in a few minutes, without a GPU", example="perennial demo", module="train.demo"),
     "base": Command(help="make the Terrarium's base model again", example="perennial base", module="train.base"),
     "terrarium": Command(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.build import load_pair
-from model.interpolate import interpolate, mixed
+from model.interpolate import holds_exactly, interpolate, mixed, scale_update
 
 NAME = "language_model.model.layers.0.self_attn.q_proj.weight"
 FROZEN = "language_model.model.layers.1.mlp.up_proj.weight"
@@ -111,6 +112,47 @@ def test_shards_may_be_cut_differently(tiny_folder: Path, tuned: Path, tmp_path:
     found = interpolate(tiny_folder, tuned, 0.5, tmp_path / "shards")
     assert sorted(path.name for path in found.glob("*.safetensors")) == sorted(path.name for path in tuned.glob("*.safetensors"))
     assert all(torch.equal(weights(found)[name], one) for name, one in whole.items())
+
+
+def test_one_shard_is_in_memory_at_a_time(tiny_folder: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    split(tuned)
+    made, alive, write = [], [], safetensors.torch.save_file
+
+    def counted(*arguments: torch.Tensor | float) -> torch.Tensor:
+        found = mixed(*arguments)
+        made.append(weakref.ref(found))
+        return found
+
+    def watched(values: dict[str, torch.Tensor], path: Path, **options: object) -> None:
+        alive.append((sum(one() is not None for one in made), len(values)))
+        write(values, path, **options)
+
+    monkeypatch.setattr("model.interpolate.mixed", counted)
+    monkeypatch.setattr(safetensors.torch, "save_file", watched)
+    interpolate(tiny_folder, tuned, 0.5, tmp_path / "out")
+    assert len(alive) == 2 and all(living == own for living, own in alive)
+
+
+def test_each_tensor_has_a_factor_of_its_own(tiny_folder: Path, tuned: Path, tmp_path: Path) -> None:
+    other = changed(tuned, tmp_path / "other", lambda values: values.update({FROZEN: values[FROZEN] + 1}))
+    factor_of = {NAME: 1.5, FROZEN: 0.25}
+    found = weights(scale_update(tiny_folder, other, lambda name: factor_of.get(name, 1.0), tmp_path / "out"))
+    before, after = weights(tiny_folder), weights(other)
+    assert all(
+        torch.allclose(found[name], before[name] + value * (after[name] - before[name]), atol=1e-6) for name, value in factor_of.items()
+    )
+
+
+@pytest.mark.parametrize(("coarse", "exact"), [("base", True), ("tuned", False), (None, True)])
+def test_a_model_stored_in_a_coarser_dtype_cannot_be_its_base_itself(
+    tiny_folder: Path, tuned: Path, tmp_path: Path, coarse: str | None, exact: bool
+) -> None:
+    folders = {"base": tiny_folder, "tuned": tuned}
+    if coarse is not None:
+        folders[coarse] = changed(folders[coarse], tmp_path / "coarse", to_bf16)
+    assert holds_exactly(folders["tuned"], folders["base"]) is exact
 
 
 def test_the_result_loads_as_a_model_with_its_processor(tiny_folder: Path, tuned: Path, tmp_path: Path) -> None:

@@ -39,3 +39,14 @@ def tasks_of(world: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def words(*pairs: tuple[str, str]) -> list[dict[str, Any]]:
     return [{"conversations": [{"from": "human", "value": ask}, {"from": "gpt", "value": answer}]} for ask, answer in pairs]
+
+
+def write_suite(folder: Path, answer: str = "Two.") -> Path:
+    """A suite of a target with two held-out tasks, ten questions each; gives its file."""
+    folder.mkdir(exist_ok=True)
+    tasks = []
+    for name, group in (("counting", "target"), ("facts", "held_out_text"), ("colour", "held_out_visual")):
+        (folder / f"{name}.json").write_text(json.dumps(words(*((f"{name} {at}?", answer) for at in range(10)))))
+        tasks.append({"name": name, "group": group, "path": f"{name}.json", "score": "exact"})
+    (folder / "suite.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    return folder / "suite.yaml"
