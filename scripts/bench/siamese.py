@@ -5,12 +5,10 @@
 A LLaMA of 69 M random weights, then the Terrarium's base, with adapters and gate moved away from their start. One thread on one core,
 float32; all ways take turns, the shortest turn counts, in seconds of the core.
 
-Greedy decoding stands beside the adapter alone, and beside two passes through two models that share their weights, each with a cache of its
-own, whose states the same gate mixes; all must write the same tokens first. The time of a text of 128 tokens is that of its first one, with
-the prompt, and 127 times that of one in its middle, since a step's time grows evenly with the text. The loop without a cache, as the
-paper's authors released it, is timed at a few of the 128 tokens, since none of its steps knows of another.
-A training step is forward and backward pass with AdamW, its loss from labelled rows; loss and gradients must be those of two models.
-Results: runs/bench/siamese.json.
+Greedy decoding stands beside the adapter alone, and beside two passes through two models that share their weights, each with a cache, whose
+states the same gate mixes; all must write the same tokens first. The time of 128 tokens is that of the first one, with the prompt, and 127
+times that of one in the middle. The loop without a cache, as the authors released it, is timed at a few of them.
+A training step is a whole one with AdamW; loss and gradients must be those of two models. Results: runs/bench/siamese.json.
 """
 
 import argparse
@@ -34,7 +32,7 @@ from torch.nn import functional
 from data.dataset import IGNORED
 from model import adapters
 from model.gate import Gate, Pair, mixed
-from model.siamese import make_siamese
+from model.siamese import make_siamese, of
 from train.config import LossConfig
 from train.head import LossHead
 from train.losses import labelled_rows
@@ -253,9 +251,11 @@ def decoding(bench: Bench, name: str, trio: Trio, start: Text, stretch: int = 8,
 
 
 def generated(model: Any, text: Text, tokens: int) -> Text:
-    """Written by transformers' own `generate`."""
-    options = {"do_sample": False, "pad_token_id": 0, "return_dict_in_generate": True}
-    found = model.generate(text.ids, attention_mask=text.mask, past_key_values=text.memory, max_new_tokens=tokens, **options)
+    """Written by transformers' own `generate`; a text that goes on keeps its prompt, of which a new call would make all of the text."""
+    pair = of(model) if text.memory is not None else None
+    write = model.generate if pair is None else pair._generate
+    options = {"past_key_values": text.memory, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+    found = write(text.ids, attention_mask=text.mask, return_dict_in_generate=True, **options)
     return text.longer(found.sequences, found.past_key_values)
 
 
